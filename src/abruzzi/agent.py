@@ -1,0 +1,155 @@
+"""The loop: ask the model, run the tools that it calls, feed the results back, until it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from abruzzi import chat
+from abruzzi.chat import ChatRequest, Report
+from abruzzi.engines.base import Engine, SamplingParams
+from abruzzi.engines.connect import connect
+from abruzzi.protocol.errors import RequestError
+from abruzzi.protocol.events import Event
+from abruzzi.protocol.messages import Message, Tool, ToolCall
+from abruzzi.tools import FunctionTool, tool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a call gave; `content` is None where there is nothing that could run it."""
+
+    call: ToolCall
+    content: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One answer of the model: the text that it wrote, the message it was read as, the results of its calls in their
+    order.
+    """
+
+    message: Message
+    results: tuple[Result, ...]
+    report: Report
+
+    @property
+    def output(self) -> str:
+        return self.report.output
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return self.message.tool_calls
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run. `answer` is the model's last text, None where it ended with calls that nobody could run."""
+
+    answer: str | None
+    turns: tuple[Turn, ...]
+    messages: tuple[Message, ...]
+
+    def __str__(self) -> str:
+        return self.answer or ""
+
+
+class Agent:
+    """A model with tools.
+
+        Agent(tools=[get_weather]).run("What's the weather like in Shanghai?")
+
+    `tools` are functions, or definitions alone (then the run ends at the first call). `engine` is the embedded one
+    unless given; one that was given stays open.
+    """
+
+    def __init__(
+        self,
+        *,
+        tools: Sequence[Callable[..., Any] | FunctionTool | Tool] = (),
+        engine: Engine | None = None,
+        system: str | None = None,
+        max_turns: int = 10,
+        params: SamplingParams | None = None,
+    ) -> None:
+        made = [one if isinstance(one, FunctionTool | Tool) else tool(one) for one in tools]
+        self._runnable = {one.spec.name: one for one in made if isinstance(one, FunctionTool)}
+        self._specs = [one.spec if isinstance(one, FunctionTool) else one for one in made]
+        self._engine = engine
+        self._system = system
+        self._max_turns = max_turns
+        self._params = params or SamplingParams()
+
+    def run(self, prompt: str) -> Run:
+        """Answer the prompt. For a program without an event loop; inside one, iterate over `stream`."""
+        return asyncio.run(self._run(prompt))
+
+    async def _run(self, prompt: str) -> Run:
+        async with contextlib.aclosing(self.stream(prompt)) as items:
+            async for item in items:
+                if isinstance(item, Run):
+                    return item
+        raise AssertionError("a stream ends with its Run")
+
+    async def stream(self, prompt: str) -> AsyncGenerator[Event | Report | Result | Turn | Run, None]:
+        """Everything as it happens: a turn's events and its report, each call's result, the turn as a whole; last the
+        run.
+
+        Raises RequestError for an empty prompt, and whatever the engine raises.
+        """
+        if not prompt.strip():
+            raise RequestError("the prompt is empty")
+        messages = [] if self._system is None else [Message("system", self._system)]
+        messages.append(Message("user", prompt))
+        turns: list[Turn] = []
+        engine = self._engine if self._engine is not None else await asyncio.to_thread(connect)
+        try:
+            while len(turns) < self._max_turns and (not turns or _goes_on(turns[-1])):
+                async with contextlib.aclosing(self._turn(engine, messages)) as items:
+                    async for item in items:
+                        yield item
+                        if isinstance(item, Turn):
+                            turns.append(item)
+                messages.append(turns[-1].message)
+                messages += [
+                    Message("tool", r.content, tool_call_id=r.call.id)
+                    for r in turns[-1].results
+                    if r.content is not None
+                ]
+        finally:
+            if self._engine is None:
+                await engine.aclose()
+        last = turns[-1].message
+        yield Run(None if last.tool_calls else last.content or "", tuple(turns), tuple(messages))
+
+    async def _turn(
+        self, engine: Engine, messages: Sequence[Message]
+    ) -> AsyncGenerator[Event | Report | Result | Turn, None]:
+        events: list[Event] = []
+        report: Report | None = None
+        request = ChatRequest(tuple(messages), self._specs, params=self._params)
+        async with contextlib.aclosing(chat.stream(engine, request)) as items:
+            async for item in items:
+                if isinstance(item, Report):
+                    report = item
+                else:
+                    events.append(item)
+                yield item
+        assert report is not None
+        message = Message.from_events(events)
+        # Calls of one turn don't wait for each other.
+        results = await asyncio.gather(*(self._call(call) for call in message.tool_calls))
+        for result in results:
+            yield result
+        yield Turn(message, tuple(results), report)
+
+    async def _call(self, call: ToolCall) -> Result:
+        function = self._runnable.get(call.function.name)
+        return Result(call, None if function is None else await function(call.function.arguments))
+
+
+def _goes_on(turn: Turn) -> bool:
+    return bool(turn.results) and all(result.content is not None for result in turn.results)

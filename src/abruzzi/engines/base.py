@@ -1,0 +1,68 @@
+"""The seam between the rest of the program and whatever generates text."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from abruzzi.guide.grammar import Grammar
+from abruzzi.protocol.template import Prompt
+from abruzzi.protocol.variants import Variant
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to sample. None leaves a value to the engine."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a completion cost, in tokens. Of the prompt's, `cached` had been read before; of the completion's,
+    `forced` followed from the grammar and were not generated."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    forced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """More output, or its end: the last piece has a `finish_reason` and, where the engine counts, `usage`."""
+
+    text: str = ""
+    finish_reason: Literal["stop", "length"] | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine offers."""
+
+    model: str
+    """The name under which it serves the model."""
+    variant: Variant
+    """The format in which its model reads and writes."""
+    constrains: bool
+    """Whether it keeps its output within a `Grammar`."""
+    context_length: int | None = None
+
+
+class Engine(Protocol):
+    """Raw completions. An iterator that is closed early stops the engine's work on it at once."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def complete(self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None) -> AsyncGenerator[Piece, None]:
+        """Continue the prompt. Raises RequestError for a prompt that doesn't fit, EngineError when the engine fails."""
+        ...
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,54 @@
+"""From what a user writes, a URL or a model's name, to the engine that is meant."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from abruzzi.engines.base import Engine
+from abruzzi.engines.completions import CompletionsEngine, first_model
+from abruzzi.engines.local.engine import LocalEngine
+from abruzzi.engines.local.weights import SMOLLM2, Progress, Weights, obtain, weights_named
+from abruzzi.protocol.errors import EngineUnavailable
+from abruzzi.protocol.variants import variant_named
+
+EMBEDDED = "embedded"
+
+
+def connect(
+    engine: str = EMBEDDED,
+    *,
+    model: str | None = None,
+    variant: str = "k2",
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Engine:
+    """The engine at a URL (`http://host:port/v1`, an OpenAI completions server), or the embedded one.
+
+    `model` is the name that the server knows its model by (its first one when left out); for the embedded engine the
+    name of known weights or a path to a GGUF file. `variant` is the format that a served model speaks. `progress`
+    hears of a download.
+
+    Blocks while weights are fetched and loaded, about a second when they are cached. Raises EngineUnavailable.
+    """
+    if engine.startswith(("http://", "https://")):
+        base_url = engine.rstrip("/")
+        base_url = base_url if base_url.endswith("/v1") else f"{base_url}/v1"
+        name = model or first_model(base_url)
+        return CompletionsEngine(base_url, model=name, variant=variant_named(variant))
+    if engine != EMBEDDED:
+        raise EngineUnavailable(f"expected {EMBEDDED!r} or a URL such as http://localhost:8000/v1, got {engine!r}")
+    path, weights = _weights(model, progress or (lambda *_: None))
+    # The adapter was trained on these very weights; on others it would be noise.
+    adapter = Path(str(files("abruzzi.engines.local") / "adapter.gguf")) if weights is SMOLLM2 else None
+    return LocalEngine.load(path, adapter, threads=threads)
+
+
+def _weights(model: str | None, progress: Progress) -> tuple[Path, Weights | None]:
+    if model is not None and (model.endswith(".gguf") or "/" in model):
+        path = Path(model).expanduser()
+        if not path.is_file():
+            raise EngineUnavailable(f"no file at {path}: expected GGUF weights")
+        return path, SMOLLM2 if path.stat().st_size == SMOLLM2.size else None
+    weights = SMOLLM2 if model is None else weights_named(model)
+    return obtain(weights, progress), weights

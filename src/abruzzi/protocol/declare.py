@@ -1,0 +1,99 @@
+"""How tools are declared to the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from abruzzi.protocol.messages import Tool
+
+# A small model reads slowly (about 300 tokens a second on two cores), so a signature carries the first sentence of each
+# description and no more than this many characters of it.
+_TOOL_DESCRIPTION = 160
+_PARAMETER_DESCRIPTION = 80
+
+
+def json_declaration(tools: Sequence[Tool]) -> str:
+    """K2's form: the OpenAI tool list as compact JSON, keys sorted at every depth."""
+    return json.dumps([tool.to_openai() for tool in tools], ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def signatures(tools: Sequence[Tool]) -> str:
+    """The embedded model's form, a line a tool: `get_weather(location: string /* City */, unit?: "c" | "f"): Get the
+    weather.`
+    """
+    return "\n".join(_signature(tool) for tool in tools)
+
+
+def _signature(tool: Tool) -> str:
+    schema = tool.parameters or {}
+    fields = _fields(schema, schema, described=True, depth=0)
+    description = _first_sentence(tool.description or "", _TOOL_DESCRIPTION)
+    return f"{tool.name}({fields})" + (f": {description}" if description else "")
+
+
+def _fields(schema: Mapping[str, Any], root: Mapping[str, Any], *, described: bool, depth: int) -> str:
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping):
+        return ""
+    required = schema.get("required") or ()
+    fields = []
+    for name, value in properties.items():
+        comment = _first_sentence(_described(value), _PARAMETER_DESCRIPTION) if described else ""
+        optional = "" if name in required else "?"
+        fields.append(f"{name}{optional}: {_type(value, root, depth)}" + (f" /* {comment} */" if comment else ""))
+    return ", ".join(fields)
+
+
+def _described(schema: Any) -> str:
+    description = schema.get("description") if isinstance(schema, Mapping) else None
+    return description if isinstance(description, str) else ""
+
+
+def _type(schema: Any, root: Mapping[str, Any], depth: int) -> str:
+    """A schema as a TypeScript type, near enough for a model; what it can't say is `any`."""
+    if not isinstance(schema, Mapping) or depth > 4:
+        return "any"
+    if isinstance(reference := schema.get("$ref"), str):
+        return _type(_resolve(reference, root), root, depth + 1)
+    if "const" in schema:
+        return json.dumps(schema["const"], ensure_ascii=False)
+    if isinstance(values := schema.get("enum"), list) and values:
+        return " | ".join(json.dumps(value, ensure_ascii=False) for value in values)
+    for key in ("anyOf", "oneOf"):
+        if isinstance(members := schema.get(key), list) and members:
+            return _union(_type(member, root, depth + 1) for member in members)
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        return _union(_type({**schema, "type": one}, root, depth) for one in kind)
+    if kind == "array":
+        item = _type(schema.get("items"), root, depth + 1)
+        return f"({item})[]" if " | " in item else f"{item}[]"
+    if kind == "object" or "properties" in schema:
+        fields = _fields(schema, root, described=False, depth=depth + 1)
+        return f"{{{fields}}}" if fields else "object"
+    return kind if isinstance(kind, str) else "any"
+
+
+def _union(types: Any) -> str:
+    return " | ".join(dict.fromkeys(types))
+
+
+def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
+    node: Any = root
+    for step in reference.removeprefix("#").strip("/").split("/"):
+        if step:
+            node = node.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
+    return node
+
+
+def _first_sentence(text: str, limit: int) -> str:
+    """The first sentence on one line, without what would end a comment, cut at a word where it is too long."""
+    line = " ".join(text.replace("*/", "").split())
+    for end in (". ", "! ", "? "):
+        if 0 <= (at := line.find(end)) < limit:
+            line = line[: at + 1]
+    if len(line) > limit:
+        line = line[:limit].rsplit(" ", 1)[0] + "..."
+    return line

@@ -1,0 +1,57 @@
+"""What can go wrong, and whose fault it is.
+
+    AbruzziError
+    ├── RequestError           the client's: a schema, role or choice that makes no sense (HTTP 400)
+    ├── OutputError            the model's: no valid output could be had from it (HTTP 502)
+    └── EngineError            the engine's: it refused or failed (HTTP 502)
+        ├── EngineUnavailable  it can't be reached or can't start (HTTP 503)
+        └── EngineTimeout      it went silent (HTTP 504)
+
+A message says what was expected, what came instead, and where.
+"""
+
+from __future__ import annotations
+
+
+class AbruzziError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+    status = 500
+
+
+class RequestError(AbruzziError):
+    """The request can't be served as it stands.
+
+    `param` is the path of the fault in the client's own request, such as
+    `tools[3].function.parameters`, or None where the whole request is meant.
+    """
+
+    status = 400
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(f"{message} (at {param})" if param else message)
+        self.param = param
+
+
+class OutputError(AbruzziError):
+    """The model's output could not be turned into anything valid."""
+
+    status = 502
+
+
+class EngineError(AbruzziError):
+    """The engine refused the request or failed while it answered."""
+
+    status = 502
+
+
+class EngineUnavailable(EngineError):
+    """The engine can't be reached, or can't be started."""
+
+    status = 503
+
+
+class EngineTimeout(EngineError):
+    """The engine stopped answering."""
+
+    status = 504
