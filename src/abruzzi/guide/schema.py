@@ -55,19 +55,29 @@ def closed(schema: Any) -> Any:
 
     JSON Schema lets a model invent properties there. A large model doesn't; a small one does.
     """
-    if isinstance(schema, Mapping):
-        shut = {
-            key: value if key in ("const", "enum", "default", "examples") else closed(value)
-            for key, value in schema.items()
-        }
-        # A schema put together of several (allOf, ...) has its properties spread over the parts: shutting one shuts
-        # out the others'.
-        if isinstance(shut.get("properties"), Mapping) and not shut.keys() & _OPEN:
-            shut["additionalProperties"] = False
-        return shut
-    return [closed(item) for item in schema] if isinstance(schema, list) else schema
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    shut = {key: _closed_keyword(key, value) for key, value in schema.items()}
+    # A schema put together of several (allOf, ...) has its properties spread over the parts: shutting one would shut
+    # out the others'.
+    if isinstance(shut.get("properties"), Mapping) and not shut.keys() & _OPEN:
+        shut["additionalProperties"] = False
+    return shut
 
 
+def _closed_keyword(keyword: str, value: Any) -> Any:
+    if keyword in _VALUES:
+        return value
+    if keyword in _MAPS and isinstance(value, Mapping):
+        return {name: closed(schema) for name, schema in value.items()}
+    return closed(value)
+
+
+# Keywords whose value is data, and those whose value holds a schema for each of some names.
+_VALUES = frozenset(("const", "enum", "default", "examples", "required"))
+_MAPS = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
 _OPEN = frozenset(
     (
         "additionalProperties",

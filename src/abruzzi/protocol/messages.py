@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from abruzzi.protocol.errors import RequestError
-from abruzzi.protocol.events import ArgumentsDelta, ContentDelta, Event, Finish, FinishReason, Problem, ToolCallBegin
+from abruzzi.protocol.events import (
+    ArgumentsDelta,
+    ContentDelta,
+    Event,
+    Finish,
+    FinishReason,
+    Problem,
+    ToolCallBegin,
+    ToolCallEnd,
+)
 
 Role = Literal["system", "user", "assistant", "tool"]
 # OpenAI renamed `system` to `developer` for its reasoning models; K2 knows one role for both.
@@ -119,10 +128,11 @@ class Message:
 
     @classmethod
     def from_events(cls, events: Iterable[Event]) -> Message:
-        """Add a parser's events up to the message that they describe."""
+        """Add a parser's events up to the message that they describe. A call that never ended is left out."""
         content: list[str] = []
         heads: list[tuple[str, str]] = []
         arguments: list[list[str]] = []
+        ended: set[int] = set()
         problems: list[Problem] = []
         finish_reason: FinishReason | None = None
         for event in events:
@@ -134,12 +144,16 @@ class Message:
                     arguments.append([])
                 case ArgumentsDelta(index, text):
                     arguments[index].append(text)
+                case ToolCallEnd(index):
+                    ended.add(index)
                 case Problem():
                     problems.append(event)
                 case Finish(reason):
                     finish_reason = reason
         calls = tuple(
-            ToolCall(id, Function(name, "".join(parts))) for (id, name), parts in zip(heads, arguments, strict=True)
+            ToolCall(id, Function(name, "".join(parts)))
+            for i, ((id, name), parts) in enumerate(zip(heads, arguments, strict=True))
+            if i in ended
         )
         return cls(
             content="".join(content) or None,
@@ -185,6 +199,16 @@ class Message:
         if self.name is not None:
             message["name"] = self.name
         return message
+
+
+def as_tools(values: Iterable[Tool | Mapping[str, Any]]) -> list[Tool]:
+    """The values as tools, those in OpenAI's form converted."""
+    return [v if isinstance(v, Tool) else Tool.from_openai(v, f"tools[{i}]") for i, v in enumerate(values)]
+
+
+def as_messages(values: Iterable[Message | Mapping[str, Any]]) -> list[Message]:
+    """The values as messages, those in OpenAI's form converted."""
+    return [v if isinstance(v, Message) else Message.from_openai(v, f"messages[{i}]") for i, v in enumerate(values)]
 
 
 def _content(value: Any, where: str) -> str | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import Protocol
 
@@ -27,7 +27,7 @@ from abruzzi.protocol.events import (
     ToolCallBegin,
     ToolCallEnd,
 )
-from abruzzi.protocol.messages import Message, Tool
+from abruzzi.protocol.messages import Tool
 from abruzzi.protocol.variants import (
     ARGUMENT_BEGIN,
     CALL_BEGIN,
@@ -198,6 +198,7 @@ class StreamParser:
         self._in_string = False
         self._escaped = False
         self._begun = False
+        self._space = ""
 
     def _on_header(self, header: str) -> None:
         found = _HEADER.fullmatch(header)
@@ -249,9 +250,16 @@ class StreamParser:
         if not text:
             return
         self._raw.append(text)
-        if self._check is None and self._fault is None:
-            self._begin_if_needed()
-            self._events.append(ArgumentsDelta(self._calls, text))
+        if self._check is not None or self._fault is not None:
+            return
+        # White space round the value is no part of it: dropped before it, held behind it until more of a value comes.
+        text = text if self._begun else text.lstrip()
+        if self._depth == 0 and not self._in_string and not text.strip():
+            self._space += text
+            return
+        self._begin_if_needed()
+        self._events.append(ArgumentsDelta(self._calls, self._space + text))
+        self._space = ""
 
     def _begin_if_needed(self) -> None:
         if not self._begun:
@@ -290,11 +298,3 @@ class StreamParser:
         if self._state is _State.ARGUMENTS:
             raw += ARGUMENT_BEGIN + "".join(self._raw)
         self._events.append(Problem(kind, name, raw, detail))
-
-
-def parse(
-    text: str, *, tools: Sequence[Tool] | None = None, variant: str | Variant = "k2", check: Check | None = None
-) -> Message:
-    """The whole output at once: the same parser, fed once."""
-    parser = StreamParser(tools=tools, variant=variant, check=check)
-    return Message.from_events([*parser.feed(text), *parser.close()])

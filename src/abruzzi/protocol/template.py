@@ -8,11 +8,12 @@ content (`escape`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from abruzzi.protocol.errors import RequestError
-from abruzzi.protocol.messages import Message, Role, Tool, ToolCall
+from abruzzi.protocol.messages import Message, Role, Tool, ToolCall, as_messages, as_tools
 from abruzzi.protocol.variants import (
     ARGUMENT_BEGIN,
     CALL_BEGIN,
@@ -60,9 +61,17 @@ def _spelling(variant: Variant, gap: str) -> re.Pattern[str]:
     return re.compile("|".join(f"{re.escape(name[0])}{gap}{re.escape(name[1:])}" for name in sorted(variant.controls)))
 
 
-def render(messages: Sequence[Message], *, tools: Sequence[Tool] = (), variant: str | Variant = "k2") -> str:
-    """The prompt as text, up to and with the head of the assistant's next turn. See `render_prompt`."""
-    return str(render_prompt(messages, tools=tools, variant=variant))
+def render(
+    messages: Iterable[Message | Mapping[str, Any]],
+    *,
+    tools: Iterable[Tool | Mapping[str, Any]] = (),
+    variant: str | Variant = "k2",
+) -> str:
+    """The prompt as text, up to and with the head of the assistant's next turn.
+
+    Messages and tools may be in OpenAI's form. Raises RequestError; see `render_prompt`.
+    """
+    return str(render_prompt(as_messages(messages), tools=as_tools(tools), variant=variant))
 
 
 def render_prompt(messages: Sequence[Message], *, tools: Sequence[Tool] = (), variant: str | Variant = "k2") -> Prompt:

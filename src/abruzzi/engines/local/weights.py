@@ -122,8 +122,8 @@ def obtain(weights: Weights, progress: Progress) -> Path:
     except OSError as error:
         tried.append(str(error))
     raise EngineUnavailable(
-        f"the weights of {weights.name} are not here and could not be fetched ({'; '.join(tried)}). "
-        f"Go online once, or put {weights.file} ({weights.size / 1e6:.0f} MB, from {weights.hub} on the Hugging Face hub) at {weights.path}"
+        f"the weights of {weights.name} are not here and can't be fetched ({'; '.join(tried)}). Go online once, or "
+        f"put {weights.file} ({weights.size / 1e6:.0f} MB, from {weights.hub} on the Hugging Face hub) at {weights.path}"
     )
 
 

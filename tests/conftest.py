@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from abruzzi import EngineUnavailable, Tool, connect
+from abruzzi.engines.base import Engine
+from abruzzi.server.app import create_app
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+WEATHER = Tool(
+    "get_weather",
+    "Get the weather of a city.",
+    {
+        "type": "object",
+        "properties": {
+            "location": {"type": "string", "description": "Name of the city"},
+            "unit": {"type": "string", "enum": ["c", "f"]},
+        },
+        "required": ["location"],
+    },
+)
+PING = Tool("ping", "Check the connection.")
+
+
+def section(*calls: tuple[str, str]) -> str:
+    """K2's wire form of some calls, each (id, arguments)."""
+    inner = "".join(
+        f"<|tool_call_begin|>{id}<|tool_call_argument_begin|>{arguments}<|tool_call_end|>" for id, arguments in calls
+    )
+    return f"<|tool_calls_section_begin|>{inner}<|tool_calls_section_end|>"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The shared test data, which lies beside a checkout and not in it."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared test data is not beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[Engine]:
+    """The real embedded model; its weights (98 MB) are fetched where they aren't cached."""
+    try:
+        engine = connect()
+    except EngineUnavailable as error:
+        pytest.skip(f"the embedded model can't be had here: {error}")
+    yield engine
+    asyncio.run(engine.aclose())
+
+
+class Served:
+    """An engine behind a real socket, in a thread of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.socket.getsockname()[1]
+        self.base_url = f"http://127.0.0.1:{self.port}/v1"
+        config = uvicorn.Config(create_app(engine), log_level="error", timeout_graceful_shutdown=1)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+        self.socket.close()
+
+
+class Unclosed:
+    """An engine that outlives the server in front of it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.capabilities = engine.capabilities
+        self.complete = engine.complete
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Any], Served]]:
+    """Serves engines until the test is over."""
+    running: list[Served] = []
+
+    def start(engine: Any) -> Served:
+        running.append(Served(Unclosed(engine)))
+        return running[-1]
+
+    yield start
+    for served in running:
+        served.stop()

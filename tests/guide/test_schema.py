@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from abruzzi import RequestError, Tool
+from abruzzi.guide.schema import Schemas, closed
+from tests.conftest import PING, WEATHER
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ('{"location": "Rome"}', None),
+        ('{"location": "Rome", "unit": "c"}', None),
+        ("{}", "location"),
+        ('{"location": 1}', r"\$\.location"),
+        ('{"location": "Rome", "unit": "k"}', r"\$\.unit"),
+        ('["Rome"]', "expected an object"),
+        ('{"location": NaN}', "NaN"),
+        ('{"location"', "expected JSON"),
+    ],
+)
+def test_the_fault_of_arguments_is_named_with_its_place(arguments: str, fault: str | None) -> None:
+    found = Schemas([WEATHER]).fault("get_weather", arguments)
+    if fault is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert re.search(fault, found)
+
+
+def test_a_tool_without_parameters_takes_the_empty_object_only() -> None:
+    schemas = Schemas([PING])
+    assert schemas.fault("ping", "{}") is None
+    assert schemas.fault("ping", '{"a": 1}')
+
+
+@pytest.mark.parametrize(
+    ("parameters", "place"),
+    [
+        ({"type": "object", "properties": {"a": {"type": "strin"}}}, "tools[0].function.parameters.properties.a.type"),
+        ({"type": "array"}, "tools[0].function.parameters.type"),
+        ({"type": "object", "properties": {"a": {"$ref": "#/$defs/gone"}}}, "tools[0].function.parameters"),
+        ({"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}}, "tools[0].function.parameters"),
+    ],
+)
+def test_what_is_no_schema_is_refused_with_the_path_of_the_fault(parameters: dict[str, Any], place: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        Schemas([Tool("f", None, parameters)])
+    assert caught.value.param == place
+
+
+def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(RequestError, match=r"tools\[1\]"):
+        Schemas([PING, PING])
+
+
+def test_objects_that_say_nothing_about_other_properties_are_shut() -> None:
+    inner = {"type": "object", "properties": {"b": {}}}
+    shut = closed({"type": "object", "properties": {"a": inner, "properties": {"type": "string"}}})
+    assert shut["additionalProperties"] is False
+    assert shut["properties"]["a"]["additionalProperties"] is False
+    assert shut["properties"].keys() == {"a", "properties"}
+    assert shut["properties"]["properties"] == {"type": "string"}
+    for said in ({"additionalProperties": True}, {"allOf": []}, {"$ref": "#"}):
+        assert closed({"properties": {}, **said}) == {"properties": {}, **said}

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abruzzi import Tool, parse
+from abruzzi.protocol.pythonic import parse_calls
+from tests.conftest import PING, WEATHER
+
+ANY = Tool("f", None, {"type": "object", "properties": {"x": {}, "y": {}}})
+
+
+def test_the_seed_call() -> None:
+    message = parse("[get_weather(location='beijing')]", tools=[WEATHER], tool_format="pythonic")
+    (call,) = message.tool_calls
+    assert (call.id, call.function.arguments) == ("functions.get_weather:0", '{"location": "beijing"}')
+
+
+def test_commas_quotes_parentheses_and_nesting_inside_values() -> None:
+    assert parse_calls("[f(x='a, b(c)', y=[1, {'k': 2}])]") == [("f", [], {"x": "a, b(c)", "y": [1, {"k": 2}]})]
+    assert parse_calls("""[f(x="it's", y='\\'"\\n')]""") == [("f", [], {"x": "it's", "y": "'\"\n"})]
+
+
+def test_literals_of_python_and_of_json() -> None:
+    text = "[f(a=True, b=true, c=None, d=null, e=-1.5e3, g=(1, 2), h={}, i=[])]"
+    assert parse_calls(text)[0][2] == {
+        "a": True, "b": True, "c": None, "d": None, "e": -1500.0, "g": [1, 2], "h": {}, "i": [],
+    }  # fmt: skip
+
+
+def test_positional_arguments_take_the_schemas_names() -> None:
+    message = parse("[get_weather('Rome', unit='c'), ping()]", tools=[WEATHER, PING], tool_format="pythonic")
+    assert [call.function.arguments for call in message.tool_calls] == ['{"unit": "c", "location": "Rome"}', "{}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[f(x=__import__('os'))]", "[f(x=1+1)]", "[f(x=y)]", "[f(x=1, x=2)]", "[f(x=1) g()]", "[f(x='a]", "[f(x=f(1))]"],
+)
+def test_nothing_is_evaluated_and_what_is_no_literal_is_a_problem(text: str) -> None:
+    with pytest.raises(ValueError, match="at character"):
+        parse_calls(text)
+    message = parse(text, tools=[ANY], tool_format="pythonic")
+    assert not message.tool_calls and message.problems
+
+
+def test_text_that_is_no_call_is_content() -> None:
+    message = parse("It is sunny.", tools=[WEATHER], tool_format="pythonic")
+    assert (message.content, message.finish_reason) == ("It is sunny.", "stop")
+
+
+def test_an_unknown_tool_and_a_cut_call_are_problems() -> None:
+    assert parse("[g()]", tools=[ANY], tool_format="pythonic").problems[0].kind == "undeclared"
+    cut = parse("[f(x='abc", tools=[ANY], tool_format="pythonic")
+    assert (cut.problems[0].kind, cut.finish_reason) == ("truncated", "length")
+
+
+VALUES: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(value=VALUES)
+def test_every_value_that_repr_writes_is_read_back(value: Any) -> None:
+    assert parse_calls(f"[f(x={value!r})]") == [("f", [], {"x": value})]
+
+
+@given(value=VALUES)
+def test_every_value_that_json_writes_is_read_back(value: Any) -> None:
+    assert parse_calls(f"[f(x={json.dumps(value, ensure_ascii=False)})]") == [("f", [], {"x": value})]
+
+
+@given(text=st.text(alphabet="[]()f=,'\"\\x1{}:. T"))
+def test_no_text_raises(text: str) -> None:
+    parse("[" + text, tools=[ANY], tool_format="pythonic")
