@@ -16,7 +16,7 @@ from abruzzi.engines.base import Engine, Piece, SamplingParams, Usage
 from abruzzi.guide.grammar import Grammar
 from abruzzi.guide.schema import Schemas
 from abruzzi.protocol.errors import OutputError, RequestError
-from abruzzi.protocol.events import ContentDelta, Event, Finish, Problem, ToolCallEnd
+from abruzzi.protocol.events import ContentDelta, Event, Finish, Problem, ToolCallBegin, ToolCallEnd
 from abruzzi.protocol.messages import Message, Tool
 from abruzzi.protocol.parser import Parser, StreamParser
 from abruzzi.protocol.pythonic import PythonicParser
@@ -66,9 +66,17 @@ async def stream(engine: Engine, request: ChatRequest) -> AsyncGenerator[Event |
     turn = _Turn(engine, request)
     for attempt in range(1, _ATTEMPTS + 1):
         spoken = False
+        # Text before a call that must come is kept until it comes: without it, it is asked for again.
+        held: list[Event | Report] | None = [] if turn.must_call else None
         async with contextlib.aclosing(turn.attempt(attempt)) as items:
             async for item in items:
-                if not isinstance(item, Report):
+                if isinstance(item, ToolCallBegin) and held is not None:
+                    for earlier in held:
+                        yield earlier
+                    held = None
+                if held is not None and not isinstance(item, Report):
+                    held.append(item)
+                elif not isinstance(item, Report):
                     spoken = True
                     yield item
                 elif turn.is_answered(item) or spoken or attempt == _ATTEMPTS:

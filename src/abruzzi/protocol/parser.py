@@ -93,6 +93,7 @@ class StreamParser:
         self._events: list[Event] = []
         self._buffer = ""  # what may still become a marker
         self._blank = ""  # white space at the head of a stretch of content, dropped if nothing else follows
+        self._speaking = False  # whether this stretch of content has had anything else
         self._calls = 0
         self._cut = False
         self._header: list[str] = []
@@ -157,12 +158,12 @@ class StreamParser:
             self._argument_text(text)
 
     def _content(self, text: str) -> None:
-        if self._blank is not None and not (self._blank + text).strip():
+        if not self._speaking and not text.strip():
             self._blank += text
             return
         self._events.append(ContentDelta(self._blank + text))
         self._blank = ""
-        self._in_content = True
+        self._speaking = True
 
     def _on_marker(self, marker: str) -> None:
         if marker == self._turn_end:
@@ -185,6 +186,7 @@ class StreamParser:
             self._state = _State.SECTION
         elif marker == SECTION_END:
             self._state = _State.CONTENT
+            self._speaking = False
 
     # A call
 

@@ -123,7 +123,7 @@ def obtain(weights: Weights, progress: Progress) -> Path:
         tried.append(str(error))
     raise EngineUnavailable(
         f"the weights of {weights.name} are not here and can't be fetched ({'; '.join(tried)}). Go online once, or "
-        f"put {weights.file} ({weights.size / 1e6:.0f} MB, from {weights.hub} on the Hugging Face hub) at {weights.path}"
+        f"put {weights.file} ({weights.size / 1e6:.0f} MB, {weights.hub} on the Hugging Face hub) at {weights.path}"
     )
 
 

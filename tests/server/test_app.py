@@ -1,0 +1,163 @@
+"""The server on a real socket, with the official client."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+
+from abruzzi.engines.scripted import ScriptedEngine
+from tests.conftest import PING, WEATHER, Served, section
+
+TOOLS: Any = [WEATHER.to_openai(), PING.to_openai()]
+ASK: Any = [{"role": "user", "content": "Weather in Shanghai?"}]
+CALL = section(("functions.get_weather:0", '{"location": "shanghai"}'), ("functions.ping:1", "{}"))
+
+Serve = Callable[[Any], Served]
+
+
+def client_of(served: Served) -> openai.OpenAI:
+    return openai.OpenAI(base_url=served.base_url, api_key="none", max_retries=0)
+
+
+def connected(served: Served) -> contextlib.closing[http.client.HTTPConnection]:
+    return contextlib.closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=10))
+
+
+def post(served: Served, body: bytes | dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    with connected(served) as connection:
+        connection.request("POST", "/v1/chat/completions", data, {"Content-Type": "application/json"})
+        with connection.getresponse() as response:
+            return response.status, json.loads(response.read())
+
+
+def test_calls_with_tools(serve: Serve) -> None:
+    with client_of(serve(ScriptedEngine([CALL]))) as client:
+        answer = client.chat.completions.create(model="any", messages=ASK, tools=TOOLS)
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls is not None
+    calls = [(call.id, call.function.arguments) for call in choice.message.tool_calls if call.type == "function"]
+    assert calls == [("functions.get_weather:0", '{"location": "shanghai"}'), ("functions.ping:1", "{}")]
+    assert answer.usage is not None and answer.usage.completion_tokens == len(CALL)
+
+
+def test_streamed_equals_not_streamed(serve: Serve) -> None:
+    text = "Let me see." + CALL
+    with client_of(serve(ScriptedEngine([text], cut=list))) as client:
+        whole = client.chat.completions.create(model="any", messages=ASK, tools=TOOLS)
+        with client.chat.completions.stream(model="any", messages=ASK, tools=TOOLS) as stream:
+            streamed = stream.get_final_completion()
+    assert streamed.choices[0].message.to_dict()["content"] == "Let me see."
+    assert streamed.choices[0].finish_reason == whole.choices[0].finish_reason
+    for one, other in zip(
+        streamed.choices[0].message.tool_calls or [], whole.choices[0].message.tool_calls or [], strict=True
+    ):
+        assert (one.id, one.function.name, one.function.arguments) == (
+            other.id,
+            getattr(other, "function").name,  # noqa: B009
+            getattr(other, "function").arguments,  # noqa: B009
+        )
+
+
+def test_usage_is_streamed_when_asked_for(serve: Serve) -> None:
+    with client_of(serve(ScriptedEngine(["Hello."]))) as client:
+        chunks = list(
+            client.chat.completions.create(
+                model="any", messages=ASK, stream=True, stream_options={"include_usage": True}
+            )
+        )
+    assert chunks[-1].usage is not None and not chunks[-1].choices
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None, None, "stop"]
+
+
+def test_without_tools_the_text_is_passed_on_as_it_is(serve: Serve) -> None:
+    with client_of(serve(ScriptedEngine([CALL]))) as client:
+        answer = client.chat.completions.create(model="any", messages=ASK)
+    assert answer.choices[0].message.content == CALL
+
+
+def test_raw_text_is_to_be_had_beside_tools(serve: Serve) -> None:
+    with client_of(serve(ScriptedEngine([CALL]))) as client:
+        answer = client.chat.completions.create(
+            model="any", messages=ASK, tools=TOOLS, extra_body={"tool_format": "raw"}
+        )
+    assert answer.choices[0].message.content == CALL
+    assert answer.choices[0].message.tool_calls is None
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"messages": None}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "tool", "tool_call_id": "x", "content": "y"}]}, "messages[0].tool_call_id"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": TOOLS + TOOLS}, "tools[2].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": 1}}}]}, None),
+        ({"tool_choice": "maybe"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "gone"}}}, "tool_choice"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"n": 2}, "n"),
+        ({"tool_format": "xml"}, "tool_format"),
+        ({"stream": "yes"}, "stream"),
+    ],
+)
+def test_a_bad_request_gets_the_true_reason(serve: Serve, change: dict[str, Any], param: str | None) -> None:
+    served = serve(ScriptedEngine([CALL]))
+    for stream in (False, True):
+        status, body = post(served, {"messages": ASK, "tools": TOOLS, "stream": stream, **change})
+        assert status == 400
+        assert body["error"]["type"] == "invalid_request_error"
+        if param is not None:
+            assert body["error"]["param"] == param
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"messages": NaN}', b"\xff", b"[" * 100_000])
+def test_a_body_that_is_no_json_object_is_refused(serve: Serve, body: bytes) -> None:
+    assert post(serve(ScriptedEngine([CALL])), body)[0] == 400
+
+
+def test_what_the_model_fails_at_is_no_fault_of_the_clients(serve: Serve) -> None:
+    status, body = post(serve(ScriptedEngine(["no"])), {"messages": ASK, "tools": TOOLS, "tool_choice": "required"})
+    assert status == 502
+    assert "4 attempts" in body["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_stops_the_engine(serve: Serve, stream: bool) -> None:
+    engine = ScriptedEngine(["x" * 10_000], cut=list, delay=0.005)
+    served = serve(engine)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
+    connection.request("POST", "/v1/chat/completions", json.dumps({"messages": ASK, "stream": stream}))
+    while not engine.prompts:
+        time.sleep(0.01)
+    connection.close()
+    deadline = time.monotonic() + 2
+    while not engine.closed and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert engine.closed == 1
+
+
+def test_models_and_health(serve: Serve) -> None:
+    served = serve(ScriptedEngine([""]))
+    with client_of(served) as client:
+        assert [model.id for model in client.models.list()] == ["scripted"]
+    with connected(served) as connection:
+        connection.request("GET", "/health")
+        with connection.getresponse() as response:
+            assert (response.status, json.loads(response.read())["status"]) == (200, "ok")
+        for method, path, status in (("GET", "/v1/chat/completions", 405), ("GET", "/nothing", 404)):
+            connection.request(method, path)
+            with connection.getresponse() as response:
+                response.read()
+                assert response.status == status

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from typing import Any
+
+import pytest
+
+from abruzzi import ChatRequest, Message, OutputError, RequestError, SamplingParams, Tool, chat
+from abruzzi.chat import Report
+from abruzzi.engines.scripted import ScriptedEngine
+from abruzzi.guide.schema import Schemas
+from abruzzi.protocol.events import ContentDelta, Event
+from abruzzi.protocol.variants import MARKERS
+from tests.conftest import PING, WEATHER, section
+
+ASK = (Message("user", "Weather in Shanghai?"),)
+GOOD = section(("functions.get_weather:0", '{"location": "shanghai"}'))
+BAD = section(("functions.get_weather:0", '{"location": 1}'))
+
+
+def complete(engine: ScriptedEngine, **options: Any) -> tuple[Message, Report]:
+    options = {"messages": ASK, "tools": [WEATHER, PING], **options}
+    return asyncio.run(chat.complete(engine, ChatRequest(**options)))
+
+
+def test_a_call_comes_out_with_an_id_that_counts_over_the_conversation() -> None:
+    history = [*ASK, Message(tool_calls=complete(ScriptedEngine([GOOD]))[0].tool_calls)]
+    message, report = complete(ScriptedEngine([GOOD]), messages=history)
+    assert [call.id for call in message.tool_calls] == ["functions.get_weather:1"]
+    assert message.finish_reason == "tool_calls"
+    assert (report.output, report.guided, report.attempts) == (GOOD, False, 1)
+
+
+def test_without_tools_the_text_comes_out_as_it_is_markers_included() -> None:
+    message, _ = complete(ScriptedEngine([GOOD]), tools=())
+    assert (message.content, message.tool_calls, message.finish_reason) == (GOOD, (), "stop")
+
+
+def test_a_bad_call_is_asked_for_again_and_never_handed_on() -> None:
+    engine = ScriptedEngine([BAD, BAD, GOOD])
+    message, report = complete(engine, params=SamplingParams(seed=1))
+    assert [call.function.arguments for call in message.tool_calls] == ['{"location": "shanghai"}']
+    assert report.attempts == 3
+    assert [params.temperature for params in engine.params] == [None, 0.8, 0.8]
+    assert len({params.seed for params in engine.params}) == 3
+
+
+def test_auto_falls_back_to_what_was_said_when_no_valid_call_can_be_had() -> None:
+    message, report = complete(ScriptedEngine([BAD]))
+    assert (message.tool_calls, message.finish_reason, report.attempts) == ((), "stop", 4)
+    assert message.problems[0].kind == "schema"
+
+
+@pytest.mark.parametrize("output", [BAD, "I'd rather talk."])
+def test_required_and_named_end_in_a_call_or_in_an_error(output: str) -> None:
+    for choice in ("required", "get_weather"):
+        with pytest.raises(OutputError, match="4 attempts"):
+            complete(ScriptedEngine([BAD]), tool_choice=choice)
+        assert complete(ScriptedEngine([BAD, GOOD]), tool_choice=choice)[0].tool_calls
+
+
+def test_a_call_cut_by_the_token_limit_is_no_call_and_no_error() -> None:
+    message, _ = complete(ScriptedEngine([GOOD[:-60]], finish_reason="length"), tool_choice="required")
+    assert (message.tool_calls, message.finish_reason) == ((), "length")
+
+
+def test_none_shows_the_model_no_tool_and_takes_no_call() -> None:
+    engine = ScriptedEngine([GOOD])
+    message, _ = complete(engine, tool_choice="none")
+    assert "get_weather" not in str(engine.prompts[0])
+    assert not message.tool_calls
+
+
+def test_raw_and_pythonic_hand_on_the_checked_text() -> None:
+    message, _ = complete(ScriptedEngine([BAD, GOOD]), output="raw")
+    assert (message.content, message.tool_calls, message.finish_reason) == (GOOD, (), "stop")
+    pythonic = "[get_weather(location='shanghai')]"
+    assert complete(ScriptedEngine(["[get_weather(1)]", pythonic]), output="pythonic")[0].content == pythonic
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"tool_choice": "unknown"}, "tool_choice"),
+        ({"tool_choice": "required", "tools": ()}, "tool_choice"),
+        ({"tools": [PING, PING]}, "tools[1].function.name"),
+        ({"messages": ()}, "messages"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused_before_the_engine_is_asked(
+    options: dict[str, Any], param: str
+) -> None:
+    engine = ScriptedEngine([GOOD])
+    with pytest.raises(RequestError) as caught:
+        complete(engine, **options)
+    assert caught.value.param == param
+    assert not engine.prompts
+
+
+def test_content_streams_and_leaving_early_stops_the_engine() -> None:
+    engine = ScriptedEngine(["abcdef"], cut=list)
+
+    async def first_two() -> list[Event | Report]:
+        async with contextlib.aclosing(chat.stream(engine, ChatRequest(ASK, [PING]))) as items:
+            return [await anext(items), await anext(items)]
+
+    assert asyncio.run(first_two()) == [ContentDelta("a"), ContentDelta("b")]
+    assert engine.closed == 1
+
+
+def test_streamed_equals_not_streamed_however_the_engine_cuts_its_output() -> None:
+    text = "Well.\n" + GOOD + " "
+    whole = complete(ScriptedEngine([text]))[0]
+    assert complete(ScriptedEngine([text], cut=list))[0] == whole
+
+
+def test_a_random_engine_never_gets_an_invalid_call_through() -> None:
+    pieces = [
+        *MARKERS,
+        "functions.get_weather:0",
+        "functions.ping:1",
+        '{"location": "x"}',
+        '{"location": 1}',
+        "{}",
+        '"',
+    ]
+    schemas = Schemas([WEATHER, PING])
+    calls = 0
+    for seed in range(300):
+        rng = random.Random(seed)
+        outputs = ["".join(rng.choices(pieces, k=rng.randrange(40))) for _ in range(4)]
+        try:
+            message, _ = complete(ScriptedEngine(outputs), tool_choice=rng.choice(["auto", "required"]))
+        except OutputError:
+            continue
+        calls += len(message.tool_calls)
+        for call in message.tool_calls:
+            assert schemas.fault(call.function.name, call.function.arguments) is None
+            json.loads(call.function.arguments)
+    assert calls
+
+
+def test_a_schema_beyond_any_grammar_is_still_kept() -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}, "required": ["a"]}
+    outputs = [section(("functions.f:0", arguments)) for arguments in ('{"a": [1, 1]}', '{"a": [1, 2]}')]
+    message, report = complete(ScriptedEngine(outputs), tools=[Tool("f", None, parameters)])
+    assert message.tool_calls[0].function.arguments == '{"a": [1, 2]}'
+    assert report.attempts == 2
