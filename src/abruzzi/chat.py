@@ -67,23 +67,23 @@ async def stream(engine: Engine, request: ChatRequest) -> AsyncGenerator[Event |
     for attempt in range(1, _ATTEMPTS + 1):
         spoken = False
         # Text before a call that must come is kept until it comes: without it, it is asked for again.
-        held: list[Event | Report] | None = [] if turn.must_call else None
+        held: list[Event] | None = [] if turn.must_call else None
         async with contextlib.aclosing(turn.attempt(attempt)) as items:
             async for item in items:
-                if isinstance(item, ToolCallBegin) and held is not None:
-                    for earlier in held:
-                        yield earlier
-                    held = None
-                if held is not None and not isinstance(item, Report):
-                    held.append(item)
-                elif not isinstance(item, Report):
-                    spoken = True
-                    yield item
-                elif turn.is_answered(item) or spoken or attempt == _ATTEMPTS:
+                if isinstance(item, Report):
+                    if not (turn.is_answered(item) or spoken or attempt == _ATTEMPTS):
+                        break
                     turn.insist(item)
-                    yield turn.finish
+                    for event in (*(held or ()), turn.finish):
+                        yield event
                     yield item
                     return
+                if held is not None and not isinstance(item, ToolCallBegin):
+                    held.append(item)
+                    continue
+                for event in (*(held or ()), item):
+                    yield event
+                held, spoken = None, True
 
 
 async def complete(engine: Engine, request: ChatRequest) -> tuple[Message, Report]:

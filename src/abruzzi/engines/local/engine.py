@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 import math
 import os
 import random
+import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -51,6 +54,7 @@ class LocalEngine:
         self._vocabulary = tokenizer.for_grammars()
         self._threads = ThreadPoolExecutor(_SLOTS, thread_name_prefix="abruzzi-local")
         self._slots = _Slots(_SLOTS)
+        self._turns: set[_Turn] = set()
 
     @classmethod
     def load(cls, model: Path, adapter: Path | None, *, threads: int = 1) -> LocalEngine:
@@ -69,7 +73,7 @@ class LocalEngine:
         try:
             tokenizer = Tokenizer(model)
         except (OSError, ValueError) as error:
-            raise EngineUnavailable(f"the embedded model's weights can't be read: {error}") from error
+            raise EngineUnavailable(f"the weights at {model} can't be read: {error}") from error
         params = xllamacpp.CommonParams()
         params.model.path = str(model)
         if adapter is not None:
@@ -102,19 +106,27 @@ class LocalEngine:
             )
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+
+        def emit(piece: Piece | BaseException) -> None:
+            # A loop that is closed has nobody left who listens.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        matcher = None if grammar is None else _matcher(self._vocabulary, grammar)
+        budget = min(params.max_tokens or _MAX_TOKENS, room)
         slot = await self._slots.take(ids)
-        turn = _Turn(
-            self._server,
-            self._tokenizer,
-            None if grammar is None else _matcher(self._vocabulary, grammar),
-            ids,
-            params,
-            min(params.max_tokens or _MAX_TOKENS, room),
-            slot,
-            lambda piece: loop.call_soon_threadsafe(pieces.put_nowait, piece),
-        )
-        done = loop.run_in_executor(self._threads, turn.run)
-        done.add_done_callback(lambda _: self._slots.give_back(slot, turn.ids))
+        turn = _Turn(self._server, self._tokenizer, matcher, ids, params, budget, slot, emit)
+
+        self._turns.add(turn)
+
+        def work() -> None:
+            try:
+                turn.run()
+            finally:
+                self._turns.discard(turn)
+                self._slots.give_back(slot, turn.ids)
+
+        self._threads.submit(work)
         try:
             while True:
                 piece = await pieces.get()
@@ -128,33 +140,42 @@ class LocalEngine:
 
     async def aclose(self) -> None:
         """Let go of the model. Open completions end at their next token."""
+        for turn in list(self._turns):
+            turn.cancelled = True
         await asyncio.to_thread(self._threads.shutdown)
         self._server = None
 
 
 class _Slots:
-    """llama.cpp's slots. A request gets the free one whose cache shares the longest prefix with its prompt."""
+    """llama.cpp's slots. A request gets the free one whose cache shares the longest prefix with its prompt.
+
+    Slots are taken in an event loop and given back by a worker's thread, which may outlive that loop.
+    """
 
     def __init__(self, count: int) -> None:
+        self._lock = threading.Lock()
         self._free: dict[int, Sequence[int]] = dict.fromkeys(range(count), ())
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = deque()
 
     async def take(self, ids: Sequence[int]) -> int:
-        while not self._free:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            await waiter
-        slot = max(self._free, key=lambda slot: (_common(self._free[slot], ids), -len(self._free[slot])))
-        del self._free[slot]
-        return slot
+        while True:
+            with self._lock:
+                if self._free:
+                    slot = max(self._free, key=lambda free: (_common(self._free[free], ids), -len(self._free[free])))
+                    del self._free[slot]
+                    return slot
+                given_back = asyncio.Event()
+                self._waiting.append((asyncio.get_running_loop(), given_back))
+            await given_back.wait()
 
     def give_back(self, slot: int, ids: Sequence[int]) -> None:
-        self._free[slot] = ids
-        while self._waiting:
-            waiter = self._waiting.pop(0)
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+        with self._lock:
+            self._free[slot] = ids
+            # All who wait look again: one of them may have left, and would take the only wake-up with it.
+            waiting, self._waiting = self._waiting, deque()
+        for loop, given_back in waiting:
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(given_back.set)
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -169,7 +190,7 @@ def _matcher(vocabulary: LLTokenizer, grammar: Grammar) -> LLMatcher:
     return matcher
 
 
-@dataclass
+@dataclass(eq=False)
 class _Turn:
     """One completion, run in a thread of its own: llama.cpp is asked for one stretch after another until the turn is
     over.

@@ -23,7 +23,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         try:
             return _Reader(data).metadata()
         except (struct.error, KeyError, OverflowError, MemoryError) as error:
-            raise ValueError(f"{path}: not a whole GGUF file ({error})") from error
+            raise ValueError(f"not a whole GGUF file ({error})") from error
 
 
 class _Reader:

@@ -25,7 +25,7 @@ class Tokenizer:
         metadata = read_metadata(model)
         kind = metadata.get("tokenizer.ggml.pre", metadata.get("tokenizer.ggml.model"))
         if kind != b"smollm":
-            raise ValueError(f"{model}: expected a model with SmolLM2's tokenizer, got {kind!r}")
+            raise ValueError(f"expected a model with SmolLM2's tokenizer, got {kind!r}")
         tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
         ranks: dict[bytes, int] = {}
         self.controls: dict[str, int] = {}

@@ -1,0 +1,5 @@
+"""`python -m abruzzi`, where the command itself is not on the path."""
+
+from abruzzi.cli import main
+
+main()

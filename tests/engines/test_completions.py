@@ -1,0 +1,122 @@
+"""The completions engine against a server on a real socket that speaks the protocol byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from abruzzi import EngineError, EngineUnavailable, Message, SamplingParams, connect
+from abruzzi.engines.base import Engine, Piece
+from abruzzi.protocol.template import render_prompt
+
+
+class Completions(BaseHTTPRequestHandler):
+    status = 200
+    body = b""
+    asked: list[dict[str, Any]]
+
+    def do_GET(self) -> None:
+        self.reply(200, b'{"data": [{"id": "kimi-k2"}]}')
+
+    def do_POST(self) -> None:
+        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.reply(self.status, self.body)
+
+    def reply(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+Server = tuple[str, type[Completions]]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    handler = type("Handler", (Completions,), {"asked": []})
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}", handler
+    http.shutdown()
+    http.server_close()
+
+
+def events(*chunks: Any) -> bytes:
+    lines = [b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n" for chunk in chunks]
+    return b": comment\n\n" + b"".join(lines) + b"data: [DONE]\n\n"
+
+
+def text(value: str, reason: str | None = None) -> dict[str, Any]:
+    return {"choices": [{"text": value, "finish_reason": reason}]}
+
+
+async def collect(engine: Engine) -> list[Piece]:
+    prompt = render_prompt([Message("user", "Hi")], variant="k2")
+    try:
+        async with contextlib.aclosing(engine.complete(prompt, SamplingParams(max_tokens=9), None)) as pieces:
+            return [piece async for piece in pieces]
+    finally:
+        await engine.aclose()
+
+
+def test_the_prompt_goes_out_rendered_and_the_output_comes_back_as_written(server: Server) -> None:
+    url, handler = server
+    # A line separator inside a string is no end of a line.
+    handler.body = events(text("a\u2028b"), text("c", "length"), {"choices": [], "usage": {"prompt_tokens": 7}})
+    pieces = asyncio.run(collect(connect(url)))
+    assert "".join(piece.text for piece in pieces) == "a\u2028bc"
+    assert pieces[-1].finish_reason == "length"
+    assert pieces[-1].usage is not None and pieces[-1].usage.prompt == 7
+    (asked,) = handler.asked
+    assert asked["model"] == "kimi-k2" and asked["max_tokens"] == 9 and "temperature" not in asked
+    assert asked["prompt"].endswith("<|im_user|>user<|im_middle|>Hi<|im_end|><|im_assistant|>assistant<|im_middle|>")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (400, b'{"object": "error", "message": "no such field", "code": 400}', "answered 400: no such field"),
+        (500, b'{"error": {"message": "out of memory"}}', "out of memory"),
+        (500, b'{"error": "boom"}', "boom"),
+        (502, b"<html>", "<html>"),
+        (200, events({"error": {"message": "died"}}), "died"),
+        (200, events(text("a")), "without a finish_reason"),
+        (200, b"data: {", "broke off"),
+    ],
+)
+def test_what_the_engine_says_went_wrong_is_passed_on(server: Server, status: int, body: bytes, message: str) -> None:
+    url, handler = server
+    handler.status, handler.body = status, body
+    with pytest.raises(EngineError, match=message):
+        asyncio.run(collect(connect(url)))
+
+
+def test_an_engine_that_is_down_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with pytest.raises(EngineUnavailable, match=f"no engine answers at {url}"):
+        connect(url)
+    with pytest.raises(EngineUnavailable, match="nothing answers"):
+        asyncio.run(collect(connect(url, model="m")))
+
+
+def test_a_name_that_is_no_engine_is_refused() -> None:
+    with pytest.raises(EngineUnavailable, match="expected 'embedded' or a URL"):
+        connect("localhost:8000")
+    with pytest.raises(EngineUnavailable, match=r"expected one of smollm2-135m"):
+        connect(model="gpt")
+    with pytest.raises(EngineUnavailable, match="no file at"):
+        connect(model="gone/model.gguf")

@@ -1,0 +1,156 @@
+"""The embedded engine with its real weights."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from typing import Any
+
+import pytest
+
+from abruzzi import Agent, ChatRequest, EngineUnavailable, Message, RequestError, SamplingParams, Tool, chat, connect
+from abruzzi.chat import Report
+from abruzzi.engines.base import Engine
+from abruzzi.engines.local.engine import LocalEngine
+from abruzzi.engines.local.tokenizer import Tokenizer
+from abruzzi.engines.local.weights import SMOLLM2
+from abruzzi.example_tools import get_weather
+from abruzzi.guide.schema import Schemas
+from abruzzi.protocol.template import render_prompt
+from tests.conftest import PING, WEATHER
+
+SHANGHAI = "What's the weather like in shanghai today?"
+HARD = Tool(
+    "plan",
+    "Plan a trip.",
+    {
+        "type": "object",
+        "properties": {
+            "stops": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"city": {"type": "string"}, "nights": {"type": "integer"}},
+                          "required": ["city", "nights"]},
+                "minItems": 1,
+                "maxItems": 3,
+            },
+            "budget": {"type": "number", "minimum": 1, "maximum": 1000},
+            "class": {"enum": ["economy", "business"]},
+        },
+        "required": ["stops", "budget", "class"],
+    },
+)  # fmt: skip
+
+
+def ask(engine: Engine, text: str, **options: Any) -> tuple[Message, Report]:
+    request = ChatRequest((Message("user", text),), **options)
+    return asyncio.run(chat.complete(engine, request))
+
+
+def test_it_calls_the_tool_reads_the_result_and_answers(embedded: Engine) -> None:
+    run = Agent(tools=[get_weather], engine=embedded).run(SHANGHAI)
+    (call,) = run.turns[0].tool_calls
+    assert call.function.name == "get_weather"
+    assert json.loads(call.function.arguments)["location"].lower() == "shanghai"
+    assert run.turns[0].results[0].content == "Cloudy"
+    assert run.answer is not None and "cloud" in run.answer.lower()
+
+
+def test_what_the_grammar_forces_is_not_generated(embedded: Engine) -> None:
+    _, report = ask(embedded, SHANGHAI, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False)
+    assert report.usage.forced > 2 * (report.usage.completion - report.usage.forced)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("output", ["tool_calls", "raw", "pythonic"])
+def test_every_call_is_valid_however_unlikely(embedded: Engine, temperature: float, output: Any) -> None:
+    """At a high temperature and with a question that has nothing to do with the tool, the grammar does all the work."""
+    tools = [HARD, PING]
+    for seed in range(3):
+        params = SamplingParams(max_tokens=300, temperature=temperature, seed=seed)
+        message, report = ask(
+            embedded, "Why is the sky blue?", tools=tools, tool_choice="plan", output=output, params=params
+        )
+        assert report.guided and report.attempts == 1 and not report.problems
+        if message.finish_reason == "length":
+            assert not message.tool_calls
+            continue
+        for call in message.tool_calls:
+            assert Schemas(tools).fault(call.function.name, call.function.arguments) is None
+        assert message.content if output != "tool_calls" else message.tool_calls
+
+
+def test_equal_seeds_give_equal_output(embedded: Engine) -> None:
+    params = SamplingParams(max_tokens=40, temperature=1.0, seed=7)
+    outputs = {ask(embedded, "Tell me something.", params=params)[1].output for _ in range(2)}
+    assert len(outputs) == 1
+
+
+def test_many_requests_at_once_are_all_answered(embedded: Engine) -> None:
+    async def all_at_once() -> list[tuple[Message, Report]]:
+        request = ChatRequest((Message("user", SHANGHAI),), [WEATHER], tool_choice="required")
+        return await asyncio.gather(*(chat.complete(embedded, request) for _ in range(12)))
+
+    for message, _ in asyncio.run(all_at_once()):
+        assert message.tool_calls
+
+
+def test_a_conversations_prefix_is_read_once(embedded: Engine) -> None:
+    first = Message("user", "Name a colour, please, and say why you like it.")
+    message, _ = asyncio.run(chat.complete(embedded, ChatRequest((first,))))
+    second = ChatRequest((first, message, Message("user", "Another one.")))
+    _, report = asyncio.run(chat.complete(embedded, second))
+    assert report.usage.cached > report.usage.prompt - 20
+
+
+def test_a_caller_who_leaves_frees_the_engine_at_once(embedded: Engine) -> None:
+    async def leave() -> None:
+        request = ChatRequest((Message("user", "Count to a thousand."),), params=SamplingParams(max_tokens=1000))
+        async with contextlib.aclosing(chat.stream(embedded, request)) as items:
+            await anext(items)
+
+    async def everybody_leaves() -> float:
+        await asyncio.gather(*(leave() for _ in range(8)))
+        begun = time.monotonic()
+        await chat.complete(embedded, ChatRequest((Message("user", "Hi"),), params=SamplingParams(max_tokens=1)))
+        return time.monotonic() - begun
+
+    # Eight times 1,000 tokens would take minutes.
+    assert asyncio.run(everybody_leaves()) < 10
+
+
+def test_text_is_whole_whatever_the_characters(embedded: Engine) -> None:
+    prompt = "Say 上海天气 🎉 again and again."
+    message, _ = ask(embedded, prompt, params=SamplingParams(max_tokens=60), tools=[PING], tool_choice="none")
+    assert message.content and "\ufffd" not in message.content.rstrip("\ufffd")
+
+
+def test_a_conversation_that_does_not_fit_is_refused_with_its_length(embedded: Engine) -> None:
+    with pytest.raises(RequestError, match=r"tokens long, the model reads 8192"):
+        ask(embedded, "word " * 10_000)
+
+
+def test_control_tokens_in_content_stay_text(embedded: Engine) -> None:
+    tokenizer = Tokenizer(SMOLLM2.path)
+    texts = ["What's  5   6\n\n 7 it'll 12,345 \t\t8 x", "上海 天气 ñ 🎉 12ab ½ Ⅷ", "   leading", "trail   ", "x   1"]
+    for text in texts:
+        assert tokenizer.decode(tokenizer.encoding.encode_ordinary(text)).decode() == text
+    ids = tokenizer.encode(render_prompt([Message("user", "<|im_end|>")], variant="smollm2"))
+    assert ids.count(tokenizer.controls["<|im_end|>"]) == 2
+
+
+def test_a_broken_weights_file_is_refused_in_a_line(tmp_path: Any) -> None:
+    for content in (b"", b"GGUF", b"not a model", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64):
+        path = tmp_path / "broken.gguf"
+        path.write_bytes(content)
+        with pytest.raises(EngineUnavailable) as caught:
+            connect(model=str(path))
+        assert "\n" not in str(caught.value) and "broken.gguf" in str(caught.value)
+
+
+def test_a_truncated_weights_file_is_refused_in_a_line(embedded: Engine, tmp_path: Any) -> None:
+    path = tmp_path / "short.gguf"
+    path.write_bytes(SMOLLM2.path.read_bytes()[:50_000_000])
+    with pytest.raises(EngineUnavailable, match=r"can't load .*short\.gguf"):
+        LocalEngine.load(path, None)

