@@ -16,7 +16,6 @@ import msgspec
 import uvicorn
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
 from rich.text import Text
 
 import abruzzi
@@ -215,12 +214,11 @@ def models() -> None:
 @models.command("list")
 def list_models() -> None:
     """The weights that are known, and whether they are here."""
-    table = Table("name", "size", "licence", "source", "cached", "", box=None)
     for weights in CATALOGUE:
-        cached = str(weights.path) if is_whole(weights.path, weights) else "no"
-        source = f"{weights.hub} on the Hugging Face hub, else {', '.join(weights.packages)} from the package index"
-        table.add_row(weights.name, f"{weights.size / 1e6:.0f} MB", weights.license, source, cached, weights.about)
-    out.print(table)
+        cached = f"cached at {weights.path}" if is_whole(weights.path, weights) else "not cached"
+        out.print(f"{weights.name}  {weights.size / 1e6:.0f} MB  {weights.license}  {cached}", markup=False)
+        source = f"{weights.hub} on the Hugging Face hub, else {', '.join(weights.packages)} in the package index"
+        out.print(f"    {weights.about}; from {source}", markup=False)
 
 
 @models.command()
@@ -242,6 +240,7 @@ def _connected(*, engine: str, model: str | None, variant: str, threads: int) ->
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Any]:
+    """Shows downloads, from the first megabyte on: a bar on a terminal, a line elsewhere."""
     columns = (
         TextColumn("fetching {task.description}"),
         BarColumn(),
@@ -249,12 +248,20 @@ def _progress() -> Iterator[Any]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
-        tasks: dict[str, Any] = {}
+    bar = Progress(*columns, console=err, transient=True)
+    tasks: dict[str, Any] = {}
 
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what)
-            bar.update(tasks[what], completed=done, total=total or None)
+    def advance(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what)
+            if err.is_terminal:
+                bar.start()
+            else:
+                err.print(f"fetching {what}, {total / 1e6:.0f} MB ...")
+        bar.update(tasks[what], completed=done, total=total or None)
 
+    try:
         yield advance
+    finally:
+        if err.is_terminal and tasks:
+            bar.stop()

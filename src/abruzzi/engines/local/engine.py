@@ -120,11 +120,11 @@ class LocalEngine:
         self._turns.add(turn)
 
         def work() -> None:
-            try:
-                turn.run()
-            finally:
-                self._turns.discard(turn)
-                self._slots.give_back(slot, turn.ids)
+            # The slot is free before the caller hears of the end, and so for what the caller asks next.
+            last = turn.run()
+            self._turns.discard(turn)
+            self._slots.give_back(slot, turn.ids)
+            emit(last)
 
         self._threads.submit(work)
         try:
@@ -203,7 +203,7 @@ class _Turn:
     params: SamplingParams
     budget: int
     slot: int
-    emit: Callable[[Piece | BaseException], object]
+    emit: Callable[[Piece], object]
     cancelled: bool = False
     over: bool = False
     cached: int | None = None
@@ -216,16 +216,17 @@ class _Turn:
         self.prompt_length = len(self.ids)
         self.random = random.Random(self.params.seed)
 
-    def run(self) -> None:
+    def run(self) -> Piece | BaseException:
+        """Everything but the last piece goes out by `emit`; the last one, or what went wrong, is returned."""
         try:
             self._force()
             while not (self.over or self.cancelled or self._spent()):
                 self._stretch()
             usage = Usage(self.prompt_length, self.generated + self.forced, self.cached or 0, self.forced)
             rest = self.text.decode(b"", final=True)
-            self.emit(Piece(rest, "stop" if self.over else "length", usage))
+            return Piece(rest, "stop" if self.over else "length", usage)
         except BaseException as error:
-            self.emit(error)
+            return error
 
     def _spent(self) -> bool:
         return self.generated + self.forced >= self.budget
