@@ -117,7 +117,8 @@ async def _show(agent: Agent, prompt: str, *, quiet: bool) -> Run:
             async for item in items:
                 if isinstance(item, Turn):
                     number += 1
-                    if not quiet:
+                    # A turn that only answers is shown as the answer.
+                    if not quiet and (item.tool_calls or item.report.problems):
                         waiting.stop()
                         _show_turn(number, item)
                         waiting.start()

@@ -83,7 +83,9 @@ class LocalEngine:
         params.cache_ram_mib = 0
         params.cpuparams.n_threads = threads
         params.cpuparams_batch.n_threads = max(threads, os.cpu_count() or 1)
-        params.warmup = False
+        # Each of these costs a tenth of a second at start, for what isn't used here: sizes fitted to a GPU, the model's
+        # own chat template, a trial run.
+        params.fit_params = params.use_jinja = params.enable_chat_template = params.warmup = False
         params.verbosity = -1
         try:
             server = xllamacpp.Server(params)
