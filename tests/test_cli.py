@@ -78,6 +78,23 @@ def test_models_are_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.parametrize("seconds", [1.5, 4.0])
+def test_ctrl_c_stops_a_run_in_a_line(embedded: Engine, seconds: float) -> None:
+    command = [*COMMAND, "run", "--system", "Tell very long stories.", "Count from one to a thousand in words."]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, preexec_fn=_take_ctrl_c, **pipes) as process:  # type: ignore[call-overload]
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr.strip()) in ((1, "abruzzi: stopped"), (0, "")), stderr
+
+
+def _take_ctrl_c() -> None:
+    """A shell that runs tests in the background has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 def test_serve_answers_and_ends_in_order(embedded: Engine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

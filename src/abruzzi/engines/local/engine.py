@@ -88,7 +88,9 @@ class LocalEngine:
         params.fit_params = params.use_jinja = params.enable_chat_template = params.warmup = False
         params.verbosity = -1
         try:
-            server = xllamacpp.Server(params)
+            # In a thread of its own: a Ctrl-C that reaches llama.cpp half-way through its start leaves it hanging.
+            with ThreadPoolExecutor(1) as thread:
+                server = thread.submit(xllamacpp.Server, params).result()
         except Exception as error:  # the binding raises RuntimeError and bare Exception, whatever went wrong
             raise EngineUnavailable(f"llama.cpp can't load {model}: {error}") from error
         capabilities = Capabilities(

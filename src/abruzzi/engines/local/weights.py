@@ -190,7 +190,8 @@ def _fetch_wheel(requirement: str, target: Path, what: str, progress: Progress) 
 
 def _wheel_address(requirement: str) -> tuple[str, str | None]:
     """Where pip would take the wheel from, and its hash, by pip's own configuration."""
-    report = json.loads(_pip("install", "--dry-run", "--ignore-installed", *_WHEEL_ONLY, "--report", "-", requirement))
+    asking = ("--dry-run", "--ignore-installed", "--report", "-", "--retries", "1", "--timeout", "15")
+    report = json.loads(_pip("install", *_WHEEL_ONLY, *asking, requirement))
     source = report["install"][0]["download_info"]
     return source["url"], source.get("archive_info", {}).get("hashes", {}).get("sha256")
 
