@@ -1,30 +1,21 @@
-"""The embedded engine: a small model in this process, through llama.cpp (xllamacpp).
-
-llama.cpp generates freely and the grammar is followed here, token by token, in the callback of its stream: that way
-what the grammar forces is put into the prompt and read in one batch, six times as fast as it could be generated; and
-a token outside the grammar is replaced by the likeliest one inside, of the alternatives that came with it.
-"""
+"""The embedded engine: a small model in this process, through llama.cpp (xllamacpp)."""
 
 from __future__ import annotations
 
 import asyncio
-import codecs
 import contextlib
-import math
 import os
-import random
-import threading
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llguidance import LLMatcher, LLTokenizer
 
-from abruzzi.engines.base import Capabilities, Piece, SamplingParams, Usage
+from abruzzi.engines.base import Capabilities, Piece, SamplingParams
+from abruzzi.engines.local.slots import Slots
 from abruzzi.engines.local.tokenizer import Tokenizer
+from abruzzi.engines.local.turn import Turn
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.errors import EngineError, EngineUnavailable, RequestError
 from abruzzi.protocol.template import Prompt
@@ -38,10 +29,6 @@ _CACHE = 16384
 _BATCH = 128
 # A small model that lost its way may go on for ever; whoever wants more says so.
 _MAX_TOKENS = 1024
-# Alternatives asked for with each token. They cost nothing measurable.
-_ALTERNATIVES = 40
-# From so many on, reading forced tokens as a prompt is faster than generating them.
-_FORCED = 2
 
 
 class LocalEngine:
@@ -53,8 +40,8 @@ class LocalEngine:
         self._tokenizer = tokenizer
         self._vocabulary = tokenizer.for_grammars()
         self._threads = ThreadPoolExecutor(_SLOTS, thread_name_prefix="abruzzi-local")
-        self._slots = _Slots(_SLOTS)
-        self._turns: set[_Turn] = set()
+        self._slots = Slots(_SLOTS)
+        self._turns: set[Turn] = set()
 
     @classmethod
     def load(cls, model: Path, adapter: Path | None, *, threads: int = 1) -> LocalEngine:
@@ -119,7 +106,7 @@ class LocalEngine:
         matcher = None if grammar is None else _matcher(self._vocabulary, grammar)
         budget = min(params.max_tokens or _MAX_TOKENS, room)
         slot = await self._slots.take(ids)
-        turn = _Turn(self._server, self._tokenizer, matcher, ids, params, budget, slot, emit)
+        turn = Turn(self._server, self._tokenizer, matcher, ids, params, budget, slot, emit)
 
         self._turns.add(turn)
 
@@ -150,233 +137,8 @@ class LocalEngine:
         self._server = None
 
 
-class _Slots:
-    """llama.cpp's slots. A request gets the free one whose cache shares the longest prefix with its prompt.
-
-    Slots are taken in an event loop and given back by a worker's thread, which may outlive that loop.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._lock = threading.Lock()
-        self._free: dict[int, Sequence[int]] = dict.fromkeys(range(count), ())
-        self._waiting: deque[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = deque()
-
-    async def take(self, ids: Sequence[int]) -> int:
-        while True:
-            with self._lock:
-                if self._free:
-                    slot = max(self._free, key=lambda free: (_common(self._free[free], ids), -len(self._free[free])))
-                    del self._free[slot]
-                    return slot
-                given_back = asyncio.Event()
-                self._waiting.append((asyncio.get_running_loop(), given_back))
-            await given_back.wait()
-
-    def give_back(self, slot: int, ids: Sequence[int]) -> None:
-        with self._lock:
-            self._free[slot] = ids
-            # All who wait look again: one of them may have left, and would take the only wake-up with it.
-            waiting, self._waiting = self._waiting, deque()
-        for loop, given_back in waiting:
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(given_back.set)
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    length = min(len(a), len(b))
-    return next((i for i in range(length) if a[i] != b[i]), length)
-
-
 def _matcher(vocabulary: LLTokenizer, grammar: Grammar) -> LLMatcher:
     matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar.lark))
     if matcher.is_error():
         raise EngineError(f"the grammar of this turn can't be compiled: {matcher.get_error()}")
     return matcher
-
-
-@dataclass(eq=False)
-class _Turn:
-    """One completion, run in a thread of its own: llama.cpp is asked for one stretch after another until the turn is
-    over.
-    """
-
-    server: Any
-    tokenizer: Tokenizer
-    matcher: LLMatcher | None
-    ids: list[int]
-    params: SamplingParams
-    budget: int
-    slot: int
-    emit: Callable[[Piece], object]
-    cancelled: bool = False
-    over: bool = False
-    cached: int | None = None
-    generated: int = 0
-    forced: int = 0
-    failure: BaseException | None = None
-    text: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
-
-    def __post_init__(self) -> None:
-        self.prompt_length = len(self.ids)
-        self.random = random.Random(self.params.seed)
-
-    def run(self) -> Piece | BaseException:
-        """Everything but the last piece goes out by `emit`; the last one, or what went wrong, is returned."""
-        try:
-            self._force()
-            while not (self.over or self.cancelled or self._spent()):
-                self._stretch()
-            usage = Usage(self.prompt_length, self.generated + self.forced, self.cached or 0, self.forced)
-            rest = self.text.decode(b"", final=True)
-            return Piece(rest, "stop" if self.over else "length", usage)
-        except BaseException as error:
-            return error
-
-    def _spent(self) -> bool:
-        return self.generated + self.forced >= self.budget
-
-    def _stretch(self) -> None:
-        """Let llama.cpp generate until the grammar has something to say, or to the end."""
-        before = self.generated
-        reason = self._ask(self.budget - self.generated - self.forced, {}, self._on_token)
-        if reason == "stop" and not self.over:
-            # The model ended its turn where the grammar wants more, or where no grammar speaks.
-            if self.matcher is None or self.matcher.is_accepting():
-                self.over = True
-            else:
-                self._pick_allowed()
-        elif reason == "violation":
-            self._pick_allowed()
-        elif reason is None and self.generated == before and not self.cancelled:
-            raise EngineError("llama.cpp ended a completion without a word")
-
-    def _ask(
-        self, count: int, options: Mapping[str, Any], on_token: Callable[[Mapping[str, Any]], str | None]
-    ) -> str | None:
-        """One request to llama.cpp. Returns why it ended: its own finish_reason, or what `on_token` said to stop it
-        with.
-        """
-        reason: str | None = None
-
-        def on_chunk(chunk: Mapping[str, Any]) -> bool:
-            nonlocal reason
-            try:
-                if "error" in chunk:
-                    raise EngineError(f"llama.cpp refused: {chunk['error'].get('message', chunk['error'])}")
-                choice = chunk["choices"][0]
-                for token in (choice["logprobs"] or {}).get("content", ()):
-                    reason = on_token(token)
-                    if reason:
-                        return True
-                reason = choice["finish_reason"]
-                if self.cached is None and "prompt_progress" in chunk:
-                    self.cached = min(chunk["prompt_progress"]["cache"], self.prompt_length)
-            except BaseException as error:  # the binding swallows what its callback raises
-                self.failure = error
-                return True
-            return self.cancelled
-
-        self.server.handle_completions(self._request(count, options), on_chunk)
-        if self.failure is not None:
-            raise self.failure
-        return reason
-
-    def _request(self, count: int, options: Mapping[str, Any]) -> dict[str, Any]:
-        temperature = self.params.temperature or 0.0
-        request = {
-            "prompt": self.ids,
-            "n_predict": count,
-            "stream": True,
-            # A chunk for every batch of the prompt, so that a caller's leaving is noticed then too.
-            "return_progress": True,
-            "id_slot": self.slot,
-            "cache_prompt": True,
-            "temperature": temperature,
-            "top_p": 1.0 if self.params.top_p is None else self.params.top_p,
-            "top_k": 0,
-            "min_p": 0.0,
-            "n_probs": _ALTERNATIVES if self.matcher else 1,
-            "seed": self.random.getrandbits(31),
-        }
-        return {**request, **options}
-
-    # Tokens
-
-    def _on_token(self, token: Mapping[str, Any]) -> str | None:
-        """Take a generated token; says why generation must be interrupted, if it must."""
-        ids = self._ids_of(token)
-        if self.matcher is None:
-            self._accept(ids)
-            return None
-        if self.matcher.validate_tokens(ids) == len(ids):
-            self.matcher.consume_tokens(ids)
-            self._accept(ids)
-            return "forced" if self._force() else None
-        id = self._alternative(token) if len(ids) == 1 else None
-        if id is None:
-            return "violation"
-        self.matcher.consume_token(id)
-        self._accept([id])
-        self._force()
-        return "replaced"
-
-    def _ids_of(self, token: Mapping[str, Any]) -> list[int]:
-        """llama.cpp reports a character that took several tokens under the id of the last; the others are found
-        again.
-        """
-        last, data = token["id"], bytes(token["bytes"])
-        own = self.tokenizer.decode([last])
-        if len(own) >= len(data):
-            return [last]
-        encoding = self.tokenizer.encoding
-        ids = encoding.encode_ordinary(data.decode("utf-8", "replace"))
-        if ids[-1] == last and encoding.decode_bytes(ids) == data:
-            return ids
-        return [*(encoding.encode_single_token(bytes((byte,))) for byte in data[: len(data) - len(own)]), last]
-
-    def _alternative(self, token: Mapping[str, Any]) -> int | None:
-        """One of the offered alternatives that the grammar allows, drawn as the temperature has it."""
-        assert self.matcher is not None
-        mask = self.matcher.compute_bitmask()
-        allowed = [one for one in token["top_logprobs"] if mask[one["id"] >> 3] >> (one["id"] & 7) & 1]
-        allowed = [one for one in allowed if one["id"] != self.tokenizer.eos]
-        if not allowed:
-            return None
-        temperature = self.params.temperature
-        if not temperature:
-            return int(max(allowed, key=lambda one: one["logprob"])["id"])
-        best = max(one["logprob"] for one in allowed)
-        weights = [math.exp((one["logprob"] - best) / temperature) for one in allowed]
-        return int(self.random.choices(allowed, weights)[0]["id"])
-
-    def _pick_allowed(self) -> None:
-        """Have one token generated among all that the grammar allows: for when none of the likeliest is."""
-        assert self.matcher is not None
-        mask = self.matcher.compute_bitmask()
-        allowed = [[id, 100.0] for id in range(self.tokenizer.vocabulary_size) if mask[id >> 3] >> (id & 7) & 1]
-        before = self.generated
-        reason = self._ask(1, {"logit_bias": allowed}, self._on_token)
-        if self.generated == before and reason != "stop" and not self.cancelled:
-            raise EngineError("llama.cpp generated a token that its logit bias rules out")
-        self.over = self.over or reason == "stop"
-
-    def _force(self) -> bool:
-        """Put what the grammar forces next behind the prompt; says whether there was anything, or the end."""
-        if self.matcher is None:
-            return False
-        ids = self.matcher.compute_ff_tokens()
-        if len(ids) >= _FORCED:
-            ids = ids[: self.budget - self.generated - self.forced]
-            self.matcher.consume_tokens(ids)
-            self._accept(ids, forced=True)
-        self.over = self.matcher.is_stopped()
-        return self.over or len(ids) >= _FORCED
-
-    def _accept(self, ids: Sequence[int], *, forced: bool = False) -> None:
-        self.ids += ids
-        if forced:
-            self.forced += len(ids)
-        else:
-            self.generated += len(ids)
-        if text := self.text.decode(self.tokenizer.decode(ids)):
-            self.emit(Piece(text))
