@@ -218,7 +218,8 @@ def list_models() -> None:
     for weights in CATALOGUE:
         cached = f"cached at {weights.path}" if is_whole(weights.path, weights) else "not cached"
         out.print(f"{weights.name}  {weights.size / 1e6:.0f} MB  {weights.license}  {cached}", markup=False)
-        source = f"{weights.hub} on the Hugging Face hub, else {', '.join(weights.packages)} in the package index"
+        packages = " to ".join(dict.fromkeys((weights.packages[0], weights.packages[-1])))
+        source = f"{weights.hub} on the Hugging Face hub, else {packages} in the package index"
         out.print(f"    {weights.about}; from {source}", markup=False)
 
 

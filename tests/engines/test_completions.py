@@ -116,7 +116,7 @@ def test_an_engine_that_is_down_is_unavailable() -> None:
 def test_a_name_that_is_no_engine_is_refused() -> None:
     with pytest.raises(EngineUnavailable, match="expected 'embedded' or a URL"):
         connect("localhost:8000")
-    with pytest.raises(EngineUnavailable, match=r"expected one of smollm2-135m"):
+    with pytest.raises(EngineUnavailable, match=r"expected one of smollm2-135m, qwen2"):
         connect(model="gpt")
     with pytest.raises(EngineUnavailable, match="no file at"):
         connect(model="gone/model.gguf")

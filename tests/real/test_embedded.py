@@ -155,7 +155,7 @@ def test_a_truncated_weights_file_is_refused_in_a_line(embedded: Engine, tmp_pat
     path = tmp_path / "short.gguf"
     path.write_bytes(SMOLLM2.path.read_bytes()[:50_000_000])
     with pytest.raises(EngineUnavailable, match=r"can't load .*short\.gguf"):
-        LocalEngine.load(path, None)
+        LocalEngine.load(path, None, name="short")
 
 
 def test_text_ends_before_a_stop_sequence_even_one_that_spans_tokens(embedded: Engine) -> None:

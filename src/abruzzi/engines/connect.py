@@ -8,7 +8,7 @@ from pathlib import Path
 from abruzzi.engines.base import Engine
 from abruzzi.engines.completions import CompletionsEngine, first_model
 from abruzzi.engines.local.engine import LocalEngine
-from abruzzi.engines.local.weights import SMOLLM2, Progress, Weights, obtain, weights_named
+from abruzzi.engines.local.weights import CATALOGUE, SMOLLM2, Progress, Weights, is_whole, obtain, weights_named
 from abruzzi.protocol.errors import EngineUnavailable
 from abruzzi.protocol.variants import variant_named
 
@@ -41,14 +41,16 @@ def connect(
     path, weights = _weights(model, progress or (lambda *_: None))
     # The adapter was trained on these very weights; on others it would be noise.
     adapter = Path(str(files("abruzzi.engines.local") / "adapter.gguf")) if weights is SMOLLM2 else None
-    return LocalEngine.load(path, adapter, threads=threads)
+    return LocalEngine.load(path, adapter, name=weights.name if weights else path.stem, threads=threads)
 
 
 def _weights(model: str | None, progress: Progress) -> tuple[Path, Weights | None]:
-    if model is not None and (model.endswith(".gguf") or "/" in model):
-        path = Path(model).expanduser()
-        if not path.is_file():
-            raise EngineUnavailable(f"no file at {path}: expected GGUF weights")
-        return path, SMOLLM2 if path.stat().st_size == SMOLLM2.size else None
-    weights = SMOLLM2 if model is None else weights_named(model)
-    return obtain(weights, progress), weights
+    """The file that is meant, and the catalogue's entry for it where it has one."""
+    if model is None or not (model.endswith(".gguf") or "/" in model):
+        weights = SMOLLM2 if model is None else weights_named(model)
+        return obtain(weights, progress), weights
+    path = Path(model).expanduser()
+    if not path.is_file():
+        raise EngineUnavailable(f"no file at {path}: expected GGUF weights")
+    size = path.stat().st_size
+    return path, next((weights for weights in CATALOGUE if weights.size == size and is_whole(path, weights)), None)

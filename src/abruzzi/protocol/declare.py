@@ -26,6 +26,19 @@ def signatures(tools: Sequence[Tool]) -> str:
     return "\n".join(_signature(tool) for tool in tools)
 
 
+def instructed_signatures(tools: Sequence[Tool]) -> str:
+    """The same for a model that doesn't know K2's format, with how to call them."""
+    return (
+        f"You can call these functions:\n{signatures(tools)}\n\n"
+        "To call functions, write nothing but\n"
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.NAME:0<|tool_call_argument_begin|>"
+        '{"parameter": "value"}<|tool_call_end|><|tool_calls_section_end|>\n'
+        "with a block from call_begin to call_end for each call, numbered on over the whole conversation. Call only "
+        "what the request needs, with values from the user's words. When it needs no function, or when the results are "
+        "there, answer in words."
+    )
+
+
 def _signature(tool: Tool) -> str:
     schema = tool.parameters or {}
     fields = _fields(schema, schema, described=True, depth=0)

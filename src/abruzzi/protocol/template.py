@@ -128,8 +128,9 @@ def with_canonical_ids(messages: Sequence[Message]) -> tuple[list[Message], int]
 def _message(parts: list[str], variant: Variant, message: Message) -> None:
     content = message.content or ""
     if message.role == "tool":
-        content = f"## Return of {message.tool_call_id}\n{content}"
-    _open_turn(parts, variant, message.role, message.name or message.role)
+        content = variant.result.format(id=message.tool_call_id, content=content)
+    label = (variant.shows_names and message.name) or variant.labels[message.role]
+    _open_turn(parts, variant, message.role, label)
     parts.append(content)
     if message.tool_calls:
         _section(parts, variant, message.tool_calls)

@@ -7,9 +7,9 @@ with the same events.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from abruzzi.protocol.declare import json_declaration, signatures
+from abruzzi.protocol.declare import instructed_signatures, json_declaration, signatures
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Role, Tool
 
@@ -26,17 +26,22 @@ MARKERS = (SECTION_BEGIN, CALL_BEGIN, ARGUMENT_BEGIN, CALL_END, SECTION_END)
 class Variant:
     """How one model family writes a conversation.
 
-    A turn is `turn_begin[role]` + label + `middle` + content + `turn_end` + `after_turn`. Of these, whatever stands
-    in `controls` is a control token; all else is ordinary text.
+    A turn is `turn_begin[role]` + label + `middle` + content + `turn_end` + `after_turn`; the label is `labels[role]`,
+    or the message's name where the family shows names. Of these, whatever stands in `controls` is a control token; all
+    else is ordinary text.
     """
 
     name: str
     turn_begin: Mapping[Role, str]
+    labels: Mapping[Role, str]
     middle: str
     turn_end: str
     after_turn: str
     controls: frozenset[str]
     """Spellings that are single tokens of the model's vocabulary and that no content may ever form."""
+    shows_names: bool
+    result: str
+    """How a tool's result is put, with `{id}` and `{content}`."""
     declare: Callable[[Sequence[Tool]], str]
     declare_label: str
     default_system: str
@@ -50,6 +55,8 @@ def _k2_controls() -> frozenset[str]:
     return frozenset((*turns, *media, *others, *MARKERS))
 
 
+_ROLES: Mapping[Role, str] = {"system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+
 K2 = Variant(
     name="k2",
     turn_begin={
@@ -58,10 +65,13 @@ K2 = Variant(
         "assistant": "<|im_assistant|>",
         "tool": "<|im_system|>",
     },
+    labels=_ROLES,
     middle="<|im_middle|>",
     turn_end="<|im_end|>",
     after_turn="",
     controls=_k2_controls(),
+    shows_names=True,
+    result="## Return of {id}\n{content}",
     declare=json_declaration,
     declare_label="tool_declare",
     default_system="You are Kimi, an AI assistant created by Moonshot AI.",
@@ -73,17 +83,29 @@ K2 = Variant(
 SMOLLM2 = Variant(
     name="smollm2",
     turn_begin=dict.fromkeys(("system", "user", "assistant", "tool"), "<|im_start|>"),
+    labels=_ROLES,
     middle="\n",
     turn_end="<|im_end|>",
     after_turn="\n",
     controls=frozenset(("<|im_start|>", "<|im_end|>", "<|endoftext|>")),
+    shows_names=False,
+    result="## Return of {id}\n{content}",
     declare=signatures,
     declare_label="tools",
     default_system="You are a helpful assistant.",
     after_default_system="",
 )
 
-VARIANTS: Mapping[str, Variant] = {variant.name: variant for variant in (K2, SMOLLM2)}
+# A general model that was never trained on K2's format: it is told how to write it, and knows no role `tool`.
+QWEN25 = replace(
+    SMOLLM2,
+    name="qwen2.5",
+    labels={**_ROLES, "tool": "user"},
+    result="{id} has returned:\n{content}\nUse it to answer me in words.",
+    declare=instructed_signatures,
+)
+
+VARIANTS: Mapping[str, Variant] = {variant.name: variant for variant in (K2, SMOLLM2, QWEN25)}
 
 
 def variant_named(name: str) -> Variant:

@@ -19,7 +19,6 @@ from abruzzi.engines.local.turn import Turn
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.errors import EngineError, EngineUnavailable, RequestError
 from abruzzi.protocol.template import Prompt
-from abruzzi.protocol.variants import SMOLLM2
 
 # Requests answered at the same time; more wait their turn.
 _SLOTS = 8
@@ -32,7 +31,7 @@ _MAX_TOKENS = 1024
 
 
 class LocalEngine:
-    """SmolLM2-135M with Abruzzi's adapter. `LocalEngine.load` makes one; it takes about a second."""
+    """A GGUF model of SmolLM2's or Qwen2.5's family. `LocalEngine.load` makes one; it takes about a second."""
 
     def __init__(self, server: Any, tokenizer: Tokenizer, capabilities: Capabilities) -> None:
         self.capabilities = capabilities
@@ -44,8 +43,8 @@ class LocalEngine:
         self._turns: set[Turn] = set()
 
     @classmethod
-    def load(cls, model: Path, adapter: Path | None, *, threads: int = 1) -> LocalEngine:
-        """Load the weights, and the adapter on top of them.
+    def load(cls, model: Path, adapter: Path | None, *, name: str, threads: int = 1) -> LocalEngine:
+        """Load the weights, and the adapter on top of them; the model is called `name` from then on.
 
         `threads` generate; a prompt is read by as many as there are cores. One never collapses when other programs
         want the cores; two that share a busy core wait for each other at every layer.
@@ -81,7 +80,7 @@ class LocalEngine:
         except Exception as error:  # the binding raises RuntimeError and bare Exception, whatever went wrong
             raise EngineUnavailable(f"llama.cpp can't load {model}: {error}") from error
         capabilities = Capabilities(
-            model="smollm2-135m", variant=SMOLLM2, constrains=True, context_length=tokenizer.context_length
+            model=name, variant=tokenizer.variant, constrains=True, context_length=min(tokenizer.context_length, _CACHE)
         )
         return cls(server, tokenizer, capabilities)
 
@@ -90,11 +89,11 @@ class LocalEngine:
     ) -> AsyncGenerator[Piece, None]:
         """Continue the prompt, within the grammar when one is given."""
         ids = self._tokenizer.encode(prompt)
-        room = self._tokenizer.context_length - len(ids)
+        length = self.capabilities.context_length
+        assert length is not None
+        room = length - len(ids)
         if room < 1:
-            raise RequestError(
-                f"the conversation is {len(ids)} tokens long, the model reads {self._tokenizer.context_length}"
-            )
+            raise RequestError(f"the conversation is {len(ids)} tokens long, the model reads {length}")
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
 

@@ -11,11 +11,18 @@ from llguidance.tiktoken import lltokenizer_from_encoding
 
 from abruzzi.engines.local.gguf import read_metadata
 from abruzzi.protocol.template import Control, Prompt
+from abruzzi.protocol.variants import QWEN25, SMOLLM2
 
-# SmolLM2 splits every digit off and then cuts as GPT-2 did (llama.cpp's pre-tokenizer `smollm`). White space before a
-# digit is therefore whole, while GPT-2 would leave its last blank to the next word.
-_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
-_CONTROL = 3  # llama.cpp's token type of control tokens
+# llama.cpp's pre-tokenizers of the models that are known here, as one pattern each. SmolLM2 splits every digit off and
+# then cuts as GPT-2 did: white space before a digit is therefore whole, while GPT-2 would leave its last blank to the
+# next word.
+_PATTERNS = {
+    b"smollm": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+",
+    b"qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+",
+}
+_VARIANTS = {b"smollm": SMOLLM2, b"qwen2": QWEN25}
+_NORMAL = 1  # llama.cpp's token type of text; all others are control tokens, or unused
 
 
 class Tokenizer:
@@ -23,24 +30,25 @@ class Tokenizer:
 
     def __init__(self, model: Path) -> None:
         metadata = read_metadata(model)
-        kind = metadata.get("tokenizer.ggml.pre", metadata.get("tokenizer.ggml.model"))
-        if kind != b"smollm":
-            raise ValueError(f"expected a model with SmolLM2's tokenizer, got {kind!r}")
+        kind = metadata.get("tokenizer.ggml.pre")
+        if kind not in _PATTERNS:
+            raise ValueError(f"expected the tokenizer of SmolLM2 or Qwen2.5, got {kind!r}")
         tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
         ranks: dict[bytes, int] = {}
         self.controls: dict[str, int] = {}
         for id, (token, token_type) in enumerate(zip(tokens, types, strict=True)):
-            if token_type == _CONTROL:
-                self.controls[token.decode()] = id
-            else:
+            if token_type == _NORMAL:
                 ranks[_bytes(token.decode())] = id
+            else:
+                self.controls[token.decode()] = id
         self.encoding = tiktoken.Encoding(
-            "smollm2", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=self.controls
+            model.stem, pat_str=_PATTERNS[kind], mergeable_ranks=ranks, special_tokens=self.controls
         )
         self._control_ids = frozenset(self.controls.values())
         self.eos: int = metadata["tokenizer.ggml.eos_token_id"]
         self.vocabulary_size = len(tokens)
-        self.context_length: int = metadata["llama.context_length"]
+        self.context_length: int = metadata[f"{metadata['general.architecture'].decode()}.context_length"]
+        self.variant = _VARIANTS[kind]
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The ids of a prompt: control tokens only where the template put them."""
