@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from abruzzi.protocol.pointer import resolve
+
 # Strings as `repr` writes them. Control characters stay out, so that a string ends on its line.
 _LITERALS = r"""
 py_string: PY_SINGLE | PY_DOUBLE
@@ -124,7 +126,7 @@ class PythonicRules:
         known = (id(root), reference)
         if known not in self._references:
             name = self._references[known] = f"py_ref_{len(self._references)}"
-            target = _resolve(reference, root)
+            target = resolve(reference, root)
             body = "py_value" if target is None or target is root else self._value(target, root, 1)
             self._rules.append(f"{name}: {body}")
         return self._references[known]
@@ -159,11 +161,3 @@ def _repr(value: Any) -> str:
 
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
-    node: Any = root
-    for step in reference.removeprefix("#").strip("/").split("/"):
-        if step:
-            node = node.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
-    return node

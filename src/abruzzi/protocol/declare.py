@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from abruzzi.protocol.messages import Tool
+from abruzzi.protocol.pointer import resolve
 
 # A small model reads slowly (about 300 tokens a second on two cores), so a signature carries the first sentence of each
 # description and no more than this many characters of it.
@@ -69,7 +70,7 @@ def _type(schema: Any, root: Mapping[str, Any], depth: int) -> str:
     if not isinstance(schema, Mapping) or depth > 4:
         return "any"
     if isinstance(reference := schema.get("$ref"), str):
-        return _type(_resolve(reference, root), root, depth + 1)
+        return _type(resolve(reference, root), root, depth + 1)
     if "const" in schema:
         return json.dumps(schema["const"], ensure_ascii=False)
     if isinstance(values := schema.get("enum"), list) and values:
@@ -91,14 +92,6 @@ def _type(schema: Any, root: Mapping[str, Any], depth: int) -> str:
 
 def _union(types: Any) -> str:
     return " | ".join(dict.fromkeys(types))
-
-
-def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
-    node: Any = root
-    for step in reference.removeprefix("#").strip("/").split("/"):
-        if step:
-            node = node.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
-    return node
 
 
 def _first_sentence(text: str, limit: int) -> str:
