@@ -64,6 +64,14 @@ class Tokenizer:
         """The bytes of some tokens, control tokens left out. A character may be split between two tokens."""
         return self.encoding.decode_bytes([id for id in ids if id not in self._control_ids])
 
+    def is_whole(self, id: int) -> bool:
+        """Whether the token ends no character in the middle."""
+        try:
+            self.decode([id]).decode()
+        except UnicodeDecodeError:
+            return False
+        return True
+
     def for_grammars(self) -> LLTokenizer:
         """The vocabulary as llguidance wants it. Takes about 0.1 s: keep it."""
         return lltokenizer_from_encoding(self.encoding, n_vocab=self.vocabulary_size, eos_token=self.eos)

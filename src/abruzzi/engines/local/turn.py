@@ -184,9 +184,15 @@ class Turn:
         """Have one token generated among all that the grammar allows: for when none of the likeliest is."""
         assert self.matcher is not None
         mask = self.matcher.compute_bitmask()
-        allowed = [[id, 100.0] for id in range(self.tokenizer.vocabulary_size) if mask[id >> 3] >> (id & 7) & 1]
+        allowed = [id for id in range(self.tokenizer.vocabulary_size) if mask[id >> 3] >> (id & 7) & 1]
+        # llama.cpp keeps back a token that is only part of a character, and this is about one token.
+        whole = [id for id in allowed if self.tokenizer.is_whole(id)]
+        if not whole:
+            self.matcher.consume_token(allowed[0])
+            self._accept(allowed[:1])
+            return
         before = self.generated
-        reason = self._ask(1, {"logit_bias": allowed}, self._on_token)
+        reason = self._ask(1, {"logit_bias": [[id, 100.0] for id in whole]}, self._on_token)
         if self.generated == before and reason != "stop" and not self.cancelled:
             raise EngineError("llama.cpp generated a token that its logit bias rules out")
         self.over = self.over or reason == "stop"
