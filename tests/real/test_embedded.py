@@ -170,3 +170,12 @@ def test_text_ends_before_a_stop_sequence_even_one_that_spans_tokens(embedded: E
     )
     assert message.content == whole[: whole.index(stop)]
     assert message.finish_reason == "stop"
+
+
+def test_characters_that_take_several_tokens_are_guided_too(embedded: Engine) -> None:
+    properties = {"a": {"type": "string", "pattern": "^[一-龥]{3}$"}, "b": {"enum": ["𒀀𒀁", "ꙮꙮ"]}}
+    tool = Tool("f", None, {"type": "object", "properties": properties, "required": ["a", "b"]})
+    for temperature in (0.0, 1.5):
+        params = SamplingParams(temperature=temperature, seed=3, max_tokens=200)
+        message, _ = ask(embedded, "Hello", tools=[tool], tool_choice="f", parallel_tool_calls=False, params=params)
+        assert Schemas([tool]).fault("f", message.tool_calls[0].function.arguments) is None
