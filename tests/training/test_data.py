@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from abruzzi import Tool, parse, render
+from abruzzi.guide.schema import Schemas, closed
+from training.data.catalog import load_tools
+from training.data.corpus import build
+from training.data.evals import Evals, load_evals, prompts_of
+from training.data.parts import Part, divided
+
+Conversation = dict[str, Any]
+ROOT = Path(__file__).resolve().parents[2]
+DISTILLED = [(f"What is {i}?", f"{i} is a number.") for i in range(20)]
+
+
+def parts() -> tuple[Part, Part]:
+    return divided(load_tools(), DISTILLED, [], [])
+
+
+def python(*arguments: str, hash_seed: int = 0) -> None:
+    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, check=True, capture_output=True)
+
+
+def write(shared: Path, out: Path, hash_seed: int) -> list[bytes]:
+    """What the command writes for a small dataset."""
+    out.mkdir()
+    distilled = out / "distilled.jsonl"
+    distilled.write_text("".join(json.dumps({"prompt": p, "answer": a}) + "\n" for p, a in DISTILLED))
+    options = ["--shared", str(shared), "--distilled", str(distilled), "--out", str(out), "--scale", "0.05"]
+    python("-m", "training.data", *options, hash_seed=hash_seed)
+    return [(out / name).read_bytes() for name in ("train.jsonl", "valid.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def conversations() -> list[Conversation]:
+    """Made ones of every kind, without the shared data."""
+    train, valid = build(parts(), load_tools(), Evals(), scale=0.1)
+    return train + valid
+
+
+@pytest.fixture(scope="module")
+def written(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    return write(shared, tmp_path_factory.mktemp("data") / "first", hash_seed=1)
+
+
+def read(written: list[bytes]) -> list[Conversation]:
+    return [json.loads(line) for part in written for line in part.splitlines()]
+
+
+def faults(row: Conversation) -> list[object]:
+    """What is wrong with the calls of a conversation, its tools' schemas closed."""
+    declared = [Tool.from_openai(tool) for tool in row["tools"]]
+    tools = [Tool(tool.name, tool.description, closed(tool.parameters)) for tool in declared]
+    schemas = Schemas(tools)
+    found: list[object] = []
+    for message in row["messages"]:
+        for call in message.get("tool_calls", ()):
+            found.append(schemas.fault(call["function"]["name"], call["function"]["arguments"]))
+        if row["tool_format"] == "pythonic" and message["role"] == "assistant":
+            read = parse(message["content"], tools=tools, tool_format="pythonic")
+            found += read.problems or [None if read.tool_calls else "no call"]
+    return [fault for fault in found if fault]
+
+
+def test_the_same_seed_makes_the_same_conversations(conversations: list[Conversation]) -> None:
+    train, valid = build(parts(), load_tools(), Evals(), scale=0.1)
+    assert train + valid == conversations
+    assert build(parts(), load_tools(), Evals(), scale=0.1, seed=2) != (train, valid)
+
+
+def test_what_is_written_does_not_hang_on_pythons_hashes(shared: Path, tmp_path: Path, written: list[bytes]) -> None:
+    assert write(shared, tmp_path / "second", hash_seed=2) == written
+
+
+def test_every_call_made_is_valid(conversations: list[Conversation]) -> None:
+    assert [(row, faults(row)) for row in conversations if faults(row)] == []
+
+
+def test_every_call_of_the_real_dialogues_is_valid(written: list[bytes]) -> None:
+    rows = [row for row in read(written) if row["source"].startswith("dialogue_")]
+    assert len(rows) > 500
+    assert [(row, faults(row)) for row in rows if faults(row)] == []
+
+
+def test_calls_count_over_the_conversation(conversations: list[Conversation]) -> None:
+    for row in conversations:
+        calls = [call for message in row["messages"] for call in message.get("tool_calls", ())]
+        assert [call["id"] for call in calls] == [
+            f"functions.{call['function']['name']}:{i}" for i, call in enumerate(calls)
+        ]
+
+
+def test_the_product_renders_every_conversation(conversations: list[Conversation]) -> None:
+    for row in conversations:
+        assert any(message.get("train") for message in row["messages"])
+        assert render(row["messages"], tools=row["tools"], variant="smollm2")
+
+
+def test_nothing_of_validation_is_in_training() -> None:
+    train, valid = parts()
+    for name in ("specs", "questions", "chains", "foreign", "systems", "pythonic"):
+        assert not [item for item in getattr(valid, name) if item in getattr(train, name)], name
+
+
+def test_nothing_of_the_evaluations_is_in_the_data(shared: Path, written: list[bytes]) -> None:
+    evals = load_evals(shared / "evals")
+    assert len(evals.prompts) > 1000 and len(evals.tools) > 500
+    assert [row for row in read(written) if evals.overlap(row)] == []
+
+
+def test_a_prompt_of_an_evaluation_is_left_out(conversations: list[Conversation]) -> None:
+    prompts = [prompt for row in conversations if row["source"] == "single" for prompt in prompts_of(row)]
+    kept, _ = build(parts(), load_tools(), Evals(prompts=frozenset(prompts)), scale=0.1)
+    assert not {prompt for row in kept for prompt in prompts_of(row)} & set(prompts)
+
+
+def test_missing_evaluations_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no evaluations"):
+        load_evals(tmp_path)
+
+
+def test_making_data_needs_neither_torch_nor_a_model() -> None:
+    python("-c", "import sys, training.data.__main__; assert not {'torch', 'gguf', 'xllamacpp'} & set(sys.modules)")

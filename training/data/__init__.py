@@ -1,0 +1,1 @@
+"""Makes the conversations that the embedded model's adapter is trained on."""

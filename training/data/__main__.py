@@ -1,0 +1,54 @@
+"""Makes the conversations that the embedded model's adapter is trained on.
+
+    python -m training.data --shared SHARED --distilled distilled.jsonl --out FOLDER
+
+Writes `train.jsonl` and `valid.jsonl`, a conversation a line:
+`{"messages": [...], "tools": [...], "tool_format": "k2" | "pythonic", "source": "..."}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import random
+from pathlib import Path
+
+from training.data import dialogues
+from training.data.catalog import load_tools
+from training.data.corpus import build
+from training.data.evals import load_evals
+from training.data.irrelevant import second_stage
+from training.data.parts import divided, load_distilled, load_strangers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.data", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--shared", type=Path, required=True, help="folder with dialogues/, schemas/, evals/")
+    parser.add_argument("--distilled", type=Path, required=True, help="what training.distill wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--stage", type=int, choices=(1, 2), default=1, help="2: for training on from stage 1's adapter"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of conversations made")
+    options = parser.parse_args()
+    specs = load_tools()
+    evals = load_evals(options.shared / "evals")
+    rng = random.Random(options.seed)
+    strangers = load_strangers(options.shared / "schemas" / "mcp_tools.jsonl.xz", evals, rng)
+    real = dialogues.load(options.shared / "dialogues", rng)
+    parts = divided(specs, load_distilled(options.distilled), strangers, real)
+    options.out.mkdir(parents=True, exist_ok=True)
+    conversations = build(parts, specs, evals, seed=options.seed, scale=options.scale)
+    for name, made in zip(("train", "valid"), conversations, strict=True):
+        rows = second_stage(made, random.Random(options.seed)) if (name, options.stage) == ("train", 2) else made
+        with (options.out / f"{name}.jsonl").open("w", encoding="utf-8") as out:
+            out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        print(f"{name}: {len(rows)} conversations")
+        for source, count in sorted(collections.Counter(row["source"] for row in rows).items()):
+            print(f"  {source:20} {count}")
+
+
+if __name__ == "__main__":
+    main()
