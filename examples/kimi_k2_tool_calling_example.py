@@ -55,13 +55,16 @@ def ask(client: openai.OpenAI, model: str, messages: list[Any], tool_format: str
     except (openai.BadRequestError, openai.UnprocessableEntityError):
         # A server that forbids fields which it doesn't know.
         answer = client.chat.completions.create(**request)
+    if not answer.choices:
+        raise openai.OpenAIError("the server answered without a choice")
     message = answer.choices[0].message
     if not message.tool_calls:
         return message.content or ""
-    # A server that parses by itself keeps the raw text back: this is what it was parsed from.
+    # A server that parses by itself keeps the raw text back. This is what K2 writes for such calls.
     calls = "".join(
-        f"<|tool_call_begin|>{call.id}<|tool_call_argument_begin|>{call.function.arguments}<|tool_call_end|>"
-        for call in message.tool_calls
+        f"<|tool_call_begin|>functions.{call.function.name}:{i}"
+        f"<|tool_call_argument_begin|>{call.function.arguments}<|tool_call_end|>"
+        for i, call in enumerate(message.tool_calls)
     )
     return f"{message.content or ''}<|tool_calls_section_begin|>{calls}<|tool_calls_section_end|>"
 

@@ -17,8 +17,10 @@ from abruzzi.protocol.variants import MARKERS
 from tests.conftest import PING, WEATHER, section
 
 ASK = (Message("user", "Weather in Shanghai?"),)
+PYTHONIC = "[get_weather(location='shanghai')]"
 GOOD = section(("functions.get_weather:0", '{"location": "shanghai"}'))
 BAD = section(("functions.get_weather:0", '{"location": 1}'))
+OTHER = section(("functions.ping:0", "{}"))
 
 
 def complete(engine: ScriptedEngine, **options: Any) -> tuple[Message, Report]:
@@ -48,18 +50,39 @@ def test_a_bad_call_is_asked_for_again_and_never_handed_on() -> None:
     assert len({params.seed for params in engine.params}) == 3
 
 
-def test_auto_falls_back_to_what_was_said_when_no_valid_call_can_be_had() -> None:
-    message, report = complete(ScriptedEngine([BAD]))
-    assert (message.tool_calls, message.finish_reason, report.attempts) == ((), "stop", 4)
-    assert message.problems[0].kind == "schema"
+def test_auto_falls_back_to_what_was_said_and_without_a_word_is_an_error() -> None:
+    message, report = complete(ScriptedEngine(["Let me see. " + BAD]))
+    assert (message.content, message.tool_calls, message.finish_reason) == ("Let me see. ", (), "stop")
+    assert [problem.kind for problem in report.problems] == ["schema"]
+    with pytest.raises(OutputError, match="tried to call a tool, and no valid one came in 4 attempts"):
+        complete(ScriptedEngine([BAD]))
 
 
-@pytest.mark.parametrize("output", [BAD, "I'd rather talk."])
-def test_required_and_named_end_in_a_call_or_in_an_error(output: str) -> None:
-    for choice in ("required", "get_weather"):
-        with pytest.raises(OutputError, match="4 attempts"):
-            complete(ScriptedEngine([BAD]), tool_choice=choice)
-        assert complete(ScriptedEngine([BAD, GOOD]), tool_choice=choice)[0].tool_calls
+@pytest.mark.parametrize("output", [BAD, "I'd rather talk.", OTHER])
+def test_a_named_tool_is_called_or_it_is_an_error(output: str) -> None:
+    with pytest.raises(OutputError, match="required, and no valid one came in 4 attempts"):
+        complete(ScriptedEngine([output]), tool_choice="get_weather")
+    message, _ = complete(ScriptedEngine([output, GOOD]), tool_choice="get_weather")
+    assert [call.function.name for call in message.tool_calls] == ["get_weather"]
+    assert message.content is None
+
+
+def test_one_call_means_one() -> None:
+    two = section(("functions.ping:0", "{}"), ("functions.ping:1", "{}"))
+    message, report = complete(ScriptedEngine([two]), parallel_tool_calls=False)
+    assert len(message.tool_calls) == 1
+    assert [problem.kind for problem in report.problems] == ["surplus"]
+
+
+def test_a_call_that_the_model_breaks_off_is_asked_for_again() -> None:
+    message, report = complete(ScriptedEngine([GOOD[:-60], GOOD]))
+    assert (len(message.tool_calls), message.finish_reason, report.attempts) == (1, "tool_calls", 2)
+
+
+def test_a_marker_cut_by_the_token_limit_is_no_content() -> None:
+    for length in (1, 3, 20):
+        message, _ = complete(ScriptedEngine([GOOD[:length]], finish_reason="length"))
+        assert (message.content, message.finish_reason) == (None, "length")
 
 
 def test_a_call_cut_by_the_token_limit_is_no_call_and_no_error() -> None:
@@ -68,17 +91,26 @@ def test_a_call_cut_by_the_token_limit_is_no_call_and_no_error() -> None:
 
 
 def test_none_shows_the_model_no_tool_and_takes_no_call() -> None:
-    engine = ScriptedEngine([GOOD])
+    engine = ScriptedEngine([GOOD, "It is sunny."])
     message, _ = complete(engine, tool_choice="none")
     assert "get_weather" not in str(engine.prompts[0])
-    assert not message.tool_calls
+    assert (message.content, message.tool_calls) == ("It is sunny.", ())
 
 
 def test_raw_and_pythonic_hand_on_the_checked_text() -> None:
     message, _ = complete(ScriptedEngine([BAD, GOOD]), output="raw")
     assert (message.content, message.tool_calls, message.finish_reason) == (GOOD, (), "stop")
-    pythonic = "[get_weather(location='shanghai')]"
-    assert complete(ScriptedEngine(["[get_weather(1)]", pythonic]), output="pythonic")[0].content == pythonic
+    engine = ScriptedEngine(["[get_weather(1)]", GOOD, PYTHONIC])
+    assert complete(engine, output="pythonic")[0].content == PYTHONIC
+    assert "name(key='value', ...)" in str(engine.prompts[0])
+
+
+def test_one_bad_call_spoils_a_raw_text_and_a_limit_does_not() -> None:
+    half = section(("functions.ping:0", "{}"), ("functions.get_weather:1", '{"location": 1}'))
+    message, report = complete(ScriptedEngine([half, GOOD]), output="raw")
+    assert (message.content, report.attempts) == (GOOD, 2)
+    message, _ = complete(ScriptedEngine([GOOD[:-60]], finish_reason="length"), output="raw")
+    assert (message.content, message.finish_reason) == (GOOD[:-60], "length")
 
 
 @pytest.mark.parametrize(
@@ -133,11 +165,14 @@ def test_a_random_engine_never_gets_an_invalid_call_through() -> None:
         rng = random.Random(seed)
         outputs = ["".join(rng.choices(pieces, k=rng.randrange(40))) for _ in range(4)]
         try:
-            message, _ = complete(ScriptedEngine(outputs), tool_choice=rng.choice(["auto", "required"]))
+            choice = rng.choice(["auto", "required", "get_weather"])
+            message, _ = complete(ScriptedEngine(outputs), tool_choice=choice, parallel_tool_calls=seed % 2 == 0)
         except OutputError:
             continue
         calls += len(message.tool_calls)
+        assert seed % 2 == 0 or len(message.tool_calls) < 2
         for call in message.tool_calls:
+            assert choice != "get_weather" or call.function.name == choice
             assert schemas.fault(call.function.name, call.function.arguments) is None
             json.loads(call.function.arguments)
     assert calls

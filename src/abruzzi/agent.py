@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from abruzzi import chat
 from abruzzi.chat import ChatRequest, Report
 from abruzzi.engines.base import Engine, SamplingParams
+from abruzzi.engines.completions import CompletionsEngine
 from abruzzi.engines.connect import connect
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.events import Event
@@ -69,13 +70,15 @@ class Agent:
     def __init__(
         self,
         *,
-        tools: Sequence[Callable[..., Any] | FunctionTool | Tool] = (),
+        tools: Sequence[Callable[..., Any] | FunctionTool | Tool | Mapping[str, Any]] = (),
         engine: Engine | None = None,
         system: str | None = None,
         max_turns: int = 10,
         params: SamplingParams | None = None,
     ) -> None:
-        made = [one if isinstance(one, FunctionTool | Tool) else tool(one) for one in tools]
+        if max_turns < 1:
+            raise RequestError(f"expected at least one turn, got {max_turns}", "max_turns")
+        made = [_made(one) for one in tools]
         self._runnable = {one.spec.name: one for one in made if isinstance(one, FunctionTool)}
         self._specs = [one.spec if isinstance(one, FunctionTool) else one for one in made]
         self._engine = engine
@@ -85,13 +88,21 @@ class Agent:
 
     def run(self, prompt: str) -> Run:
         """Answer the prompt. For a program without an event loop; inside one, iterate over `stream`."""
-        return asyncio.run(self._run(prompt))
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self._run(prompt))
+        raise RequestError("an event loop is running: iterate over Agent.stream() here, or run this in a thread")
 
     async def _run(self, prompt: str) -> Run:
-        async with contextlib.aclosing(self.stream(prompt)) as items:
-            async for item in items:
-                if isinstance(item, Run):
-                    return item
+        try:
+            async with contextlib.aclosing(self.stream(prompt)) as items:
+                async for item in items:
+                    if isinstance(item, Run):
+                        return item
+        finally:
+            if isinstance(self._engine, CompletionsEngine):
+                await self._engine.aclose()  # its connections are this event loop's; it makes new ones
         raise AssertionError("a stream ends with its Run")
 
     async def stream(self, prompt: str) -> AsyncGenerator[Event | Report | Result | Turn | Run, None]:
@@ -105,23 +116,17 @@ class Agent:
         messages = [] if self._system is None else [Message("system", self._system)]
         messages.append(Message("user", prompt))
         turns: list[Turn] = []
-        engine = self._engine if self._engine is not None else await asyncio.to_thread(connect)
-        try:
-            while len(turns) < self._max_turns and (not turns or _goes_on(turns[-1])):
-                async with contextlib.aclosing(self._turn(engine, messages)) as items:
-                    async for item in items:
-                        yield item
-                        if isinstance(item, Turn):
-                            turns.append(item)
-                messages.append(turns[-1].message)
-                messages += [
-                    Message("tool", r.content, tool_call_id=r.call.id)
-                    for r in turns[-1].results
-                    if r.content is not None
-                ]
-        finally:
-            if self._engine is None:
-                await engine.aclose()
+        if self._engine is None:
+            self._engine = await asyncio.to_thread(connect)
+        while len(turns) < self._max_turns and (not turns or _goes_on(turns[-1])):
+            async with contextlib.aclosing(self._turn(self._engine, messages)) as items:
+                async for item in items:
+                    yield item
+                    if isinstance(item, Turn):
+                        turns.append(item)
+            results = [result for result in turns[-1].results if result.content is not None]
+            messages.append(turns[-1].message)
+            messages += [Message("tool", result.content, tool_call_id=result.call.id) for result in results]
         last = turns[-1].message
         yield Run(None if last.tool_calls else last.content or "", tuple(turns), tuple(messages))
 
@@ -149,6 +154,12 @@ class Agent:
     async def _call(self, call: ToolCall) -> Result:
         function = self._runnable.get(call.function.name)
         return Result(call, None if function is None else await function(call.function.arguments))
+
+
+def _made(one: Callable[..., Any] | FunctionTool | Tool | Mapping[str, Any]) -> FunctionTool | Tool:
+    if isinstance(one, FunctionTool | Tool):
+        return one
+    return Tool.from_openai(one) if isinstance(one, Mapping) else tool(one)
 
 
 def _goes_on(turn: Turn) -> bool:

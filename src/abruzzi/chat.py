@@ -7,6 +7,7 @@ before a word of it is handed on.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,17 +16,19 @@ from typing import Literal
 from abruzzi.engines.base import Engine, Piece, SamplingParams, Usage
 from abruzzi.guide.grammar import Grammar
 from abruzzi.guide.schema import Schemas
-from abruzzi.protocol.errors import OutputError, RequestError
-from abruzzi.protocol.events import ContentDelta, Event, Finish, Problem, ToolCallBegin, ToolCallEnd
+from abruzzi.protocol.errors import EngineError, OutputError, RequestError
+from abruzzi.protocol.events import ArgumentsDelta, ContentDelta, Event, Finish, Problem, ToolCallBegin, ToolCallEnd
 from abruzzi.protocol.messages import Message, Tool
 from abruzzi.protocol.parser import Parser, StreamParser
 from abruzzi.protocol.pythonic import PythonicParser
 from abruzzi.protocol.template import Prompt, render_prompt
+from abruzzi.protocol.variants import MARKERS
 
 # How often a turn is asked for before we give up: a grammar can't say everything that a schema can.
 _ATTEMPTS = 4
 # Asking again at temperature 0 would bring the same again.
 _RETRY_TEMPERATURE = 0.8
+_ASK_PYTHONIC = "Call functions in the format [name(key='value', ...), ...] and write nothing else then."
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,11 @@ class Report:
 async def stream(engine: Engine, request: ChatRequest) -> AsyncGenerator[Event | Report, None]:
     """Answer the request: events as they come, then one `Report`.
 
-    Raises RequestError before anything else for a request that makes no sense, OutputError when a call was required
-    and none could be had, EngineError when the engine failed.
+    Raises RequestError before anything else for a request that makes no sense; OutputError when a call was required, or
+    tried, and nothing valid could be had; EngineError when the engine failed.
     """
-    turn = _Turn(engine, request)
+    # Grammars of many tools take a while, and others are being served meanwhile.
+    turn = await asyncio.to_thread(_Turn, engine, request)
     for attempt in range(1, _ATTEMPTS + 1):
         spoken = False
         # Text before a call that must come is kept until it comes: without it, it is asked for again.
@@ -73,7 +77,7 @@ async def stream(engine: Engine, request: ChatRequest) -> AsyncGenerator[Event |
                 if isinstance(item, Report):
                     if not (turn.is_answered(item) or spoken or attempt == _ATTEMPTS):
                         break
-                    turn.insist(item)
+                    turn.insist(item, spoken=spoken)
                     for event in (*(held or ()), turn.finish):
                         yield event
                     yield item
@@ -107,19 +111,36 @@ class _Turn:
         self.engine = engine
         self.request = request
         self.schemas = Schemas(request.tools)
-        names = [tool.name for tool in request.tools]
-        choice = request.tool_choice
-        if choice == "required" and not names:
-            raise RequestError("required needs tools to choose from, none are declared", "tool_choice")
-        if choice not in ("auto", "required", "none", *names):
-            raise RequestError(f"expected auto, none, required or a declared tool, got {choice!r}", "tool_choice")
-        # A tool that must not be called is not shown either.
-        self.tools = () if choice == "none" else request.tools
-        self.must_call = choice not in ("auto", "none")
-        self.prompt: Prompt = render_prompt(request.messages, tools=self.tools, variant=engine.capabilities.variant)
+        self.tools = self._callable()
+        self.must_call = request.tool_choice not in ("auto", "none")
+        # A tool that must not be called is not shown either; beside one that must be, the others are.
+        shown = request.tools if self.tools else ()
+        self.prompt: Prompt = render_prompt(self._messages(), tools=shown, variant=engine.capabilities.variant)
         self.grammar = self._grammar() if request.tools and engine.capabilities.constrains else None
         self.calls = 0
+        self.cut = False
         self.finish = Finish("stop")
+
+    def _callable(self) -> Sequence[Tool]:
+        """The tools that this turn may call. Raises RequestError for a choice that can't be."""
+        tools, choice = self.request.tools, self.request.tool_choice
+        if choice == "none":
+            return ()
+        if choice == "required" and not tools:
+            raise RequestError("required needs tools to choose from, none are declared", "tool_choice")
+        if choice in ("auto", "required"):
+            return tools
+        chosen = [tool for tool in tools if tool.name == choice]
+        if not chosen:
+            raise RequestError(f"expected auto, none, required or a declared tool, got {choice!r}", "tool_choice")
+        return chosen
+
+    def _messages(self) -> Sequence[Message]:
+        """The conversation; a pythonic answer has to be asked for in words where the client hasn't."""
+        messages = self.request.messages
+        if self.request.output != "pythonic" or not messages or messages[0].role == "system":
+            return messages
+        return (Message("system", _ASK_PYTHONIC), *messages)
 
     def _grammar(self) -> Grammar:
         return Grammar.for_turn(
@@ -130,64 +151,81 @@ class _Turn:
             tool_format="pythonic" if self.request.output == "pythonic" else "k2",
         )
 
+    def _parser(self) -> Parser | None:
+        """None where no tools were declared: then the model's text is what was asked for, markers and all."""
+        if not self.request.tools:
+            return None
+        check, first_index = self.schemas.fault, self.prompt.calls
+        if self.request.output == "pythonic":
+            return PythonicParser(tools=self.tools, check=check, first_index=first_index)
+        variant = self.engine.capabilities.variant
+        return StreamParser(tools=self.tools, variant=variant, check=check, first_index=first_index)
+
     async def attempt(self, number: int) -> AsyncGenerator[Event | Report, None]:
-        """Ask the engine once. Its calls come out checked, as events; text that stands for calls comes out checked,
-        as content.
-        """
+        """Ask the engine once. What comes out is checked: calls as events, or their text as content."""
         output: list[str] = []
         problems: list[Problem] = []
-        usage, reason = Usage(), "stop"
+        last: Piece | None = None
         parser = self._parser()
-        held: list[Event] = []
         self.calls = 0
         async with contextlib.aclosing(self._pieces(number)) as pieces:
             async for piece in pieces:
                 output.append(piece.text)
-                usage, reason = piece.usage or usage, piece.finish_reason or reason
+                last = piece if piece.finish_reason else None
                 if parser is None:
-                    if piece.text:
-                        yield ContentDelta(piece.text)
-                    continue
-                events = parser.feed(piece.text)
-                for event in self._counted([*events, *parser.close()] if piece.finish_reason else events, problems):
-                    if self.request.output == "tool_calls":
+                    events: list[Event] = [ContentDelta(piece.text)] if piece.text else []
+                else:
+                    events = parser.feed(piece.text)
+                    events += parser.close(cut=piece.finish_reason == "length") if piece.finish_reason else ()
+                for event in self._checked(events, problems):
+                    if parser is None or self.request.output == "tool_calls":
                         yield event
-                    else:
-                        held.append(event)
-        if reason == "length":
-            self.finish = Finish("length")
+        if last is None:
+            raise EngineError("the engine ended its output without a finish_reason")
         text = "".join(output)
-        if self.request.output != "tool_calls" and parser is not None and text and not problems:
-            yield ContentDelta(text)
-            self.finish = Finish("length" if reason == "length" else "stop")
-        yield Report(text, usage, self.grammar is not None, number, tuple(problems))
+        self._conclude(last, problems)
+        if parser is not None and self.request.output != "tool_calls":
+            problems += self._strays(text)
+            only_cut = all(problem.kind == "truncated" for problem in problems) and self._was_cut(last)
+            if text and (only_cut or not problems):
+                yield ContentDelta(text)
+        yield Report(text, last.usage or Usage(), self.grammar is not None, number, tuple(problems))
 
-    def _counted(self, events: Sequence[Event], problems: list[Problem]) -> list[Event]:
-        """The events that may go out; the parser's own verdict on the end is kept for later."""
+    def _checked(self, events: Sequence[Event], problems: list[Problem]) -> list[Event]:
+        """The events that may go out. A second call where one was allowed is a problem, not a call."""
         passed: list[Event] = []
         for event in events:
             match event:
                 case Problem():
                     problems.append(event)
                 case Finish():
-                    self.finish = event
+                    pass  # how it ended is the engine's to say
+                case ToolCallBegin(index=index, name=name) if index and not self.request.parallel_tool_calls:
+                    problems.append(Problem("surplus", name, "", "one call was allowed, and this is another"))
+                case ToolCallBegin(index=index) | ArgumentsDelta(index=index) | ToolCallEnd(index=index):
+                    if index == 0 or self.request.parallel_tool_calls:
+                        passed.append(event)
+                        self.calls += isinstance(event, ToolCallEnd)
                 case _:
-                    self.calls += isinstance(event, ToolCallEnd)
                     passed.append(event)
         return passed
 
-    def _parser(self) -> Parser | None:
-        """None where no tools were declared: then the model's text is what was asked for, markers and all."""
-        if not self.request.tools:
-            return None
-        if self.request.output == "pythonic":
-            return PythonicParser(tools=self.tools, check=self.schemas.fault, first_index=self.prompt.calls)
-        return StreamParser(
-            tools=self.tools,
-            variant=self.engine.capabilities.variant,
-            check=self.schemas.fault,
-            first_index=self.prompt.calls,
-        )
+    def _conclude(self, last: Piece, problems: Sequence[Problem]) -> None:
+        """How the turn ended, for the client: text that stands for calls is text."""
+        called = self.calls and self.request.output == "tool_calls"
+        self.finish = Finish("length" if last.finish_reason == "length" else "tool_calls" if called else "stop")
+        self.cut = self._was_cut(last) and any(problem.kind == "truncated" for problem in problems)
+
+    def _was_cut(self, last: Piece) -> bool:
+        """Whether something that the client asked for ended the output: a limit, or maybe one of its stop sequences."""
+        return last.finish_reason == "length" or bool(self.request.params.stop)
+
+    def _strays(self, text: str) -> list[Problem]:
+        """A pythonic answer holds no call in K2's format, which nobody would check."""
+        found = next((marker for marker in MARKERS if marker in text), None)
+        if self.request.output != "pythonic" or found is None:
+            return []
+        return [Problem("header", None, text, f"expected calls in the pythonic format, got {found}")]
 
     async def _pieces(self, attempt: int) -> AsyncGenerator[Piece, None]:
         params = self.request.params
@@ -202,15 +240,17 @@ class _Turn:
                 yield piece
 
     def is_answered(self, report: Report) -> bool:
-        """Whether asking again is of no use: a call came through, or none was tried, or the limit on tokens cut it."""
-        if self.calls or self.finish.reason == "length":
+        """Whether asking again is of no use: valid calls came through, none was tried, or the client's limit cut it."""
+        if self.cut or self.finish.reason == "length":
             return True
-        return not report.problems and not self.must_call
+        if report.problems:
+            return bool(self.calls) and self.request.output == "tool_calls"
+        return bool(self.calls) or not self.must_call
 
-    def insist(self, report: Report) -> None:
-        """Raises OutputError when a call was required and this is all there is; text alone is an answer otherwise."""
-        if self.must_call and not self.calls and self.finish.reason != "length":
-            details = "; ".join(problem.detail for problem in report.problems[:3]) or "it wrote text instead"
-            raise OutputError(
-                f"a tool call was required and the model made no valid one in {report.attempts} attempts: {details}"
-            )
+    def insist(self, report: Report, *, spoken: bool) -> None:
+        """Raises OutputError where nothing that may be handed on is left: no call that had to be, or no word at all."""
+        if self.is_answered(report) or (spoken and not self.must_call):
+            return
+        asked = "a tool call was required" if self.must_call else "the model tried to call a tool"
+        details = "; ".join(problem.detail for problem in report.problems[:3]) or "it wrote text instead"
+        raise OutputError(f"{asked}, and no valid one came in {report.attempts} attempts: {details}")

@@ -48,6 +48,10 @@ class _Command(click.Group):
         except AbruzziError as error:
             err.print(f"abruzzi: {error}", markup=False)
             sys.exit(2 if error.status == 400 else 1)
+        except OSError as error:  # nobody reads what is printed
+            sys.stdout = None
+            err.print(f"abruzzi: {error}", markup=False)
+            sys.exit(1)
 
 
 @click.group(cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,7 +69,13 @@ _engine_options = (
         help="The model's name on that server; for the embedded engine known weights or a path to a GGUF file.",
     ),
     click.option("--variant", default="k2", show_default=True, help="The format that the model behind a URL speaks."),
-    click.option("--threads", default=1, show_default=True, help="Threads with which the embedded engine generates."),
+    click.option(
+        "--threads",
+        default=1,
+        show_default=True,
+        type=click.IntRange(1, 512),
+        help="Threads with which the embedded engine generates.",
+    ),
 )
 
 
@@ -96,18 +106,21 @@ def _with_engine_options(function: Any) -> Any:
 @_with_engine_options
 def run(prompt: str, tools_file: Path | None, system: str | None, max_turns: int, as_json: bool, **engine: Any) -> None:
     """Ask the model, run the tools that it calls, and show everything up to its answer."""
-    tools = load(tools_file) if tools_file else load(Path(__file__).parent / "example_tools.py")
     if not prompt.strip():
         raise click.UsageError("the prompt is empty: say what the model is asked")
-    with _connected(**engine) as connected:
-        agent = Agent(tools=tools, engine=connected, system=system, max_turns=max_turns)
-        finished = asyncio.run(_show(agent, prompt, quiet=as_json))
+    # With --json nothing else goes to stdout, not even what a tool prints.
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        tools = load(tools_file or Path(__file__).parent / "example_tools.py")
+        with _connected(**engine) as connected:
+            agent = Agent(tools=tools, engine=connected, system=system, max_turns=max_turns)
+            finished = asyncio.run(_show(agent, connected, prompt, quiet=as_json))
     if as_json:
         sys.stdout.write(msgspec.json.encode(_as_json(finished)).decode() + "\n")
+        sys.stdout.flush()
 
 
-async def _show(agent: Agent, prompt: str, *, quiet: bool) -> Run:
-    """Print each turn as soon as it is there."""
+async def _show(agent: Agent, engine: Engine, prompt: str, *, quiet: bool) -> Run:
+    """Print each turn as soon as it is there, and close the engine in the end."""
     number = 0
     waiting = err.status("the model is writing ...")
     if not quiet:
@@ -129,6 +142,7 @@ async def _show(agent: Agent, prompt: str, *, quiet: bool) -> Run:
                     return item
     finally:
         waiting.stop()
+        await engine.aclose()
     raise AssertionError("an agent's stream ends with its Run")
 
 

@@ -50,9 +50,11 @@ class FunctionTool:
                 result = await self.function(**keywords)
             else:
                 result = await asyncio.to_thread(self.function, **keywords)
-        except Exception as error:  # whatever a user's function raises
-            return f"Error: {type(error).__name__}: {error}"
-        return result if isinstance(result, str) else _as_json(result)
+            text = result if isinstance(result, str) else _as_json(result)
+        except (Exception, SystemExit) as error:  # whatever a user's function raises, or returns
+            text = f"Error: {type(error).__name__}: {error}"
+        # Half a surrogate pair is no character that could be sent to anyone.
+        return text.encode("utf-8", "replace").decode()
 
 
 def tool(function: Callable[..., Any]) -> FunctionTool:
@@ -61,7 +63,9 @@ def tool(function: Callable[..., Any]) -> FunctionTool:
 
     Raises ToolError for a signature that no JSON Schema says: `*args`, `**kwargs`, or a hint that JSON has nothing for.
     """
-    name = function.__name__
+    name = getattr(function, "__name__", None)
+    if not inspect.isroutine(function) or name is None or not name.isidentifier():
+        raise ToolError(f"expected a function with a name, got {function!r}")
     try:
         hints = get_type_hints(function, include_extras=True)
     except (NameError, TypeError, SyntaxError) as error:
@@ -72,7 +76,7 @@ def tool(function: Callable[..., Any]) -> FunctionTool:
     required: list[str] = []
     definitions: dict[str, Any] = {}
     types: dict[str, Any] = {}
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in _parameters(function):
         types[parameter.name] = hint = hints.get(parameter.name, Any)
         schema, used = _schema(name, parameter, hint)
         definitions |= used
@@ -91,6 +95,13 @@ def tool(function: Callable[..., Any]) -> FunctionTool:
         parameters["$defs"] = definitions
     description = "\n".join(filter(None, (docstring.short_description, docstring.long_description)))
     return FunctionTool(Tool(name, description or None, parameters), function, types)
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise ToolError(f"the parameters of {function!r} can't be known: {error}") from error
 
 
 def _schema(function: str, parameter: inspect.Parameter, hint: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -115,7 +126,7 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
 def _as_json(value: Any) -> str:
     try:
         return msgspec.json.encode(value).decode()
-    except TypeError:
+    except (TypeError, ValueError, RecursionError):
         return str(value)
 
 
@@ -139,7 +150,7 @@ def _load_python(path: Path) -> list[FunctionTool]:
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file raises
+    except (Exception, SystemExit) as error:  # whatever a user's file raises
         raise ToolError(f"{path} can't be run: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))

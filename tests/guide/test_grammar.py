@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from abruzzi import Tool
+from abruzzi import RequestError, Tool
 from abruzzi.guide.grammar import Grammar
 from tests.conftest import PING, WEATHER, section
 
@@ -130,6 +130,56 @@ def test_what_a_grammar_cannot_say_is_known_to_be_loose() -> None:
     grammar = Grammar.for_turn([Tool("f", None, unique), PING])
     assert grammar.loose == {"f"}
     assert accepts(grammar, section(("functions.f:0", '{"a": [1, 2]}')))
+
+
+PARTS = {"allOf": [{"properties": {"a": {"type": "string"}}, "required": ["a"]},
+                   {"properties": {"b": {"type": "string"}}, "required": ["b"]}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parameters", "good", "bad"),
+    [
+        (PARTS, '{"a": "x", "b": "y"}', '{"a": "x"}'),
+        ({"properties": {"a": {"type": "string", "maxLength": 10.0}, "b": {"type": "integer"}}, "required": ["b"]},
+         '{"a": "x", "b": 1}', '{"a": "x", "b": "y"}'),
+        ({"properties": {"a": {"type": "string", "pattern": "^(?=x)"}, "b": {"enum": [1]}}}, '{"b": 1}', '{"b": 2}'),
+        ({"properties": {"a": {"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}}},
+         '{"a": "x"}', '{"a": 1}'),
+    ],
+)  # fmt: skip
+def test_one_detail_beyond_the_grammar_does_not_cost_the_rest(parameters: dict[str, Any], good: str, bad: str) -> None:
+    grammar = Grammar.for_turn([Tool("f", None, {"type": "object", **parameters})])
+    assert accepts(grammar, section(("functions.f:0", good)))
+    assert not accepts(grammar, section(("functions.f:0", bad)))
+
+
+@pytest.mark.parametrize("value", [{"enum": []}, {"type": "integer", "minimum": 5, "maximum": 1}, False])
+def test_what_nothing_can_satisfy_is_refused_with_the_place(value: Any) -> None:
+    with pytest.raises(RequestError, match="nothing can satisfy") as caught:
+        Grammar.for_turn([PING, Tool("f", None, {"type": "object", "properties": {"a": value}, "required": ["a"]})])
+    assert caught.value.param == "tools[1].function.parameters"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"type": "array", "items": {"type": "integer"}, "maxItems": 1}, "[1]"),
+        ({"type": "string", "maxLength": 10.0}, "'x'"),
+        ({"type": "string", "minLength": 5, "maxLength": 2}, "'x'"),
+        ({"type": "integer", "minimum": 5, "maximum": 1}, "1"),
+    ],
+)
+def test_the_pythonic_grammar_takes_odd_bounds_and_one_call(value: Any, text: str) -> None:
+    tool = Tool("f", None, {"type": "object", "properties": {"a": value, "b c": {}}})
+    grammar = Grammar.for_turn([tool], tool_format="pythonic", parallel_tool_calls=False)
+    assert accepts(grammar, f"[f(a={text}, b c='$')]")
+    assert not accepts(grammar, "[f(), f()]")
+
+
+def test_a_name_that_the_pythonic_format_cannot_carry_is_refused() -> None:
+    for tool in (Tool("a(b"), Tool("f", None, {"type": "object", "properties": {"a=b": {}}})):
+        with pytest.raises(RequestError, match="can't be written"):
+            Grammar.for_turn([tool], tool_format="pythonic")
 
 
 def test_every_real_tool_compiles_in_both_formats(shared: Path) -> None:

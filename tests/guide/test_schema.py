@@ -21,6 +21,8 @@ from tests.conftest import PING, WEATHER
         ('["Rome"]', "expected an object"),
         ('{"location": NaN}', "NaN"),
         ('{"location"', "expected JSON"),
+        ('{"location": "Rome", "location": 1}', "two values for one name"),
+        ('{"location": "Rome", "x": 1e999}', "no double"),
     ],
 )
 def test_the_fault_of_arguments_is_named_with_its_place(arguments: str, fault: str | None) -> None:
@@ -45,12 +47,24 @@ def test_a_tool_without_parameters_takes_the_empty_object_only() -> None:
         ({"type": "array"}, "tools[0].function.parameters.type"),
         ({"type": "object", "properties": {"a": {"$ref": "#/$defs/gone"}}}, "tools[0].function.parameters"),
         ({"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}}, "tools[0].function.parameters"),
+        ({"type": "object", "$ref": "file:///etc/hostname"}, "tools[0].function.parameters"),
     ],
 )
 def test_what_is_no_schema_is_refused_with_the_path_of_the_fault(parameters: dict[str, Any], place: str) -> None:
     with pytest.raises(RequestError) as caught:
         Schemas([Tool("f", None, parameters)])
     assert caught.value.param == place
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/draft", "file:///etc/hostname", "foo", "", 3])
+def test_a_schema_of_ones_own_is_not_looked_up(address: Any) -> None:
+    parameters = {"$schema": address, "type": "object", "properties": {"a": {"type": "integer"}}}
+    assert Schemas([Tool("f", None, parameters)]).fault("f", '{"a": "x"}')
+
+
+@pytest.mark.parametrize("odd", [{"required": None}, {"properties": None}, {"type": ["object", "null"]}])
+def test_what_clients_send_and_no_draft_has_is_taken(odd: dict[str, Any]) -> None:
+    assert Schemas([Tool("f", None, {"type": "object", **odd})]).fault("f", "{}") is None
 
 
 def test_two_tools_of_one_name_are_refused() -> None:
@@ -65,5 +79,5 @@ def test_objects_that_say_nothing_about_other_properties_are_shut() -> None:
     assert shut["properties"]["a"]["additionalProperties"] is False
     assert shut["properties"].keys() == {"a", "properties"}
     assert shut["properties"]["properties"] == {"type": "string"}
-    for said in ({"additionalProperties": True}, {"allOf": []}, {"$ref": "#"}):
+    for said in ({"additionalProperties": True}, {"allOf": [inner]}, {"$ref": "#"}, {"required": ["b"]}):
         assert closed({"properties": {}, **said}) == {"properties": {}, **said}

@@ -32,6 +32,23 @@ def test_literals_of_python_and_of_json() -> None:
     }  # fmt: skip
 
 
+def test_escapes_are_pythons_and_jsons() -> None:
+    text = r"""[f(a='\d+\.', b='\033\x41', c="\ud83d\ude00", d='a\/b\a', e=(1), g=(1,))]"""
+    values = {"a": "\\d+\\.", "b": "\033A", "c": "\U0001f600", "d": "a/b\a", "e": 1, "g": [1]}
+    assert parse_calls(text) == [("f", [], values)]
+
+
+@pytest.mark.parametrize("text", [r"'\U99999999'", r"'\ud800'", r"'\N{DASH}'", r"'\x4'", "001", "٣", "1.2.3"])
+def test_what_stands_for_no_value_is_refused(text: str) -> None:
+    assert parse(f"[f(x={text})]", tools=[ANY], tool_format="pythonic").problems
+
+
+def test_names_of_parameters_may_be_odd() -> None:
+    assert parse_calls("[f($filter='x', first name=1, a.b=2)]") == [
+        ("f", [], {"$filter": "x", "first name": 1, "a.b": 2})
+    ]
+
+
 def test_positional_arguments_take_the_schemas_names() -> None:
     message = parse("[get_weather('Rome', unit='c'), ping()]", tools=[WEATHER, PING], tool_format="pythonic")
     assert [call.function.arguments for call in message.tool_calls] == ['{"unit": "c", "location": "Rome"}', "{}"]

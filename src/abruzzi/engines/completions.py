@@ -61,7 +61,7 @@ class CompletionsEngine:
             raise EngineTimeout(f"{url} said nothing for {_SILENCE_SECONDS:.0f} s") from error
         except aiohttp.ClientConnectorError as error:
             raise EngineUnavailable(f"nothing answers at {self._base_url}: {error.strerror or error}") from error
-        except (aiohttp.ClientError, ValueError) as error:
+        except (aiohttp.ClientError, ValueError, TypeError, AttributeError) as error:
             raise EngineError(f"{url} broke off: {error}") from error
 
     def _body(self, prompt: Prompt, params: SamplingParams) -> dict[str, Any]:
@@ -101,7 +101,7 @@ async def _pieces(content: aiohttp.StreamReader) -> AsyncGenerator[Piece, None]:
         if "error" in chunk:
             raise EngineError(f"the engine failed: {_reason(data.decode())}")
         if counted := chunk.get("usage"):
-            usage = Usage(counted.get("prompt_tokens", 0), counted.get("completion_tokens", 0))
+            usage = Usage(counted.get("prompt_tokens") or 0, counted.get("completion_tokens") or 0)
         for choice in chunk.get("choices", ()):
             reason = choice.get("finish_reason") or reason
             if choice.get("text"):

@@ -36,6 +36,8 @@ def connect(
         base_url = base_url if base_url.endswith("/v1") else f"{base_url}/v1"
         name = model or first_model(base_url)
         return CompletionsEngine(base_url, model=name, variant=variant_named(variant))
+    if threads < 1:
+        raise EngineUnavailable(f"expected at least one thread, got {threads}")
     if engine != EMBEDDED:
         raise EngineUnavailable(f"expected {EMBEDDED!r} or a URL such as http://localhost:8000/v1, got {engine!r}")
     path, weights = _weights(model, progress or (lambda *_: None))
@@ -52,5 +54,7 @@ def _weights(model: str | None, progress: Progress) -> tuple[Path, Weights | Non
     path = Path(model).expanduser()
     if not path.is_file():
         raise EngineUnavailable(f"no file at {path}: expected GGUF weights")
-    size = path.stat().st_size
-    return path, next((weights for weights in CATALOGUE if weights.size == size and is_whole(path, weights)), None)
+    known = next((weights for weights in CATALOGUE if weights.size == path.stat().st_size), None)
+    if known is not None and not is_whole(path, known):
+        raise EngineUnavailable(f"{path} is broken: it has the size of {known.name}, and other bytes")
+    return path, known

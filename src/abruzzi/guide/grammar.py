@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 from llguidance import LLMatcher
 
-from abruzzi.guide.pythonic import PythonicRules
+from abruzzi.guide.pythonic import LITERALS, PythonicRules
 from abruzzi.guide.schema import arguments_schema, closed
+from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Tool
+from abruzzi.protocol.pythonic import writable_keyword, writable_name
 from abruzzi.protocol.variants import ARGUMENT_BEGIN, CALL_BEGIN, CALL_END, SECTION_BEGIN, SECTION_END
 
 ToolChoice = Literal["auto", "required", "none"] | str
@@ -21,6 +23,7 @@ ToolFormat = Literal["k2", "pythonic"]
 
 # Calls that one turn may hold when several are allowed. Each costs the grammar a rule a tool.
 _MAX_PARALLEL = 8
+_REST = "([^<]|<+[^<|])*<*"  # what follows a text's first character: no `<|`
 # As Python's and K2's own JSON: one blank behind a comma or colon, none elsewhere. A grammar that lets a model choose
 # its white space lets it write white space for ever (failure 55).
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -48,12 +51,13 @@ class Grammar:
         """The grammar of one turn.
 
         `tool_choice` is `auto`, `required`, `none` or a tool's name; `first_index` is the N of the turn's first
-        `functions.NAME:N`. Text holds no `<|`, so that no marker can be spelled in it.
+        `functions.NAME:N`. Text begins with no `<` and holds no `<|`, so that no marker can be spelled in
+        it, nor one that is meant.
         """
         if tool_choice not in ("auto", "required", "none"):
             tools = [tool for tool in tools if tool.name == tool_choice]
         if tool_choice == "none" or not tools:
-            return cls(r"start: /(([^<]|<+[^<|])*<*)/", frozenset())
+            return cls(f"start: /([^<]{_REST})?/", frozenset())
         count = _MAX_PARALLEL if parallel_tool_calls else 1
         build = _pythonic if tool_format == "pythonic" else _k2
         return build(tools, count, first_index, may_answer=tool_choice == "auto")
@@ -67,8 +71,8 @@ def _k2(tools: Sequence[Tool], count: int, first_index: int, *, may_answer: bool
         lead = re.escape(SECTION_BEGIN)
         rules = [
             "start: TEXT | LEAD call_0 section_end",
-            r"TEXT: /([^<]|<+[^<|])*<*/",
-            rf"LEAD: /([^<]|<+[^<|])*{lead}/",
+            f"TEXT: /([^<]{_REST})?/",
+            rf"LEAD: /([^<]([^<]|<+[^<|])*)?{lead}/",
         ]
     rules += [f"calls: {_quoted(SECTION_BEGIN)} call_0 section_end", f"section_end: {_quoted(SECTION_END)}"]
     for i in range(count):
@@ -79,7 +83,7 @@ def _k2(tools: Sequence[Tool], count: int, first_index: int, *, may_answer: bool
         rules.append(f"call_{i}: {_quoted(CALL_BEGIN + 'functions.')} ({heads}) {_quoted(CALL_END)}{more}")
     loose = set()
     for t, tool in enumerate(tools):
-        schema, exact = _compilable(json.dumps(closed(arguments_schema(tool))))
+        schema, exact = _compiled(tool, t)
         rules.append(f"args_{t}: %json {schema}")
         if not exact:
             loose.add(tool.name)
@@ -88,28 +92,96 @@ def _k2(tools: Sequence[Tool], count: int, first_index: int, *, may_answer: bool
 
 def _pythonic(tools: Sequence[Tool], count: int, first_index: int, *, may_answer: bool) -> Grammar:
     """`[NAME(KEY=VALUE, ...), ...]`, or text that begins otherwise."""
-    rules = PythonicRules()
-    calls = [f'{_quoted(tool.name + "(")} {rules.arguments(arguments_schema(tool))} ")"' for tool in tools]
-    start = f'start: "[" call (", " call){{0,{count - 1}}} "]"'
+    calls, rules = [], []
+    for t, tool in enumerate(tools):
+        if not writable_name(tool.name):
+            raise RequestError(f"{tool.name!r} can't be written in the pythonic format", f"tools[{t}].function.name")
+        arguments, more = _pythonic_arguments(tool, t)
+        calls.append(f'{_quoted(f"{tool.name}(")} {arguments} ")"')
+        rules.append(more)
+    start = f'start: "[" call (", " call){{0,{count - 1}}} "]"' if count > 1 else 'start: "[" call "]"'
     if may_answer:
-        start += r" | /([^\[<\s]([^<]|<+[^<|])*<*)?/"
-    # No pythonic rule is trusted to be exact: PythonicRules says which schemas it loosens only by loosening them.
-    return Grammar(f"{start}\ncall: {' | '.join(calls)}\n{rules}", frozenset(tool.name for tool in tools))
+        start += rf" | /([^\[<\s]{_REST})?/"
+    # What PythonicRules can't say it loosens without a word, so no tool is taken to be exact.
+    lark = "\n".join((start, f"call: {' | '.join(calls)}", LITERALS, *rules))
+    return Grammar(lark, frozenset(tool.name for tool in tools))
 
 
-@lru_cache(maxsize=4096)
-def _compilable(schema: str) -> tuple[str, bool]:
-    """The nearest schema that llguidance compiles, with our spacing, and whether it says the same as the given one."""
-    spaced: dict[str, Any] = {"x-guidance": _SPACING, **json.loads(schema), "type": "object"}
-    for candidate, exact in (
-        (spaced, True),
-        ({**spaced, "x-guidance": {**_SPACING, "lenient": True}}, False),
-        ({"x-guidance": _SPACING, "type": "object"}, False),
-    ):
+def _pythonic_arguments(tool: Tool, t: int) -> tuple[str, str]:
+    """The rule of the tool's arguments and the rules that it needs: of the whole schema, or else of the names alone."""
+    schema = arguments_schema(tool)
+    properties = schema.get("properties") or {}
+    for name in properties:
+        if not writable_keyword(name):
+            where = f"tools[{t}].function.parameters.properties.{name}"
+            raise RequestError(f"the parameter {name!r} can't be written in the pythonic format", where)
+    for candidate in (schema, {**schema, "properties": {name: {} for name in properties}}):
+        rules = PythonicRules(f"py_{t}")
+        arguments = rules.arguments(candidate)
+        if not _fault(f"start: {arguments}\n{LITERALS}\n{rules}"):
+            return arguments, str(rules)
+    raise AssertionError("a grammar of names alone compiles")
+
+
+def _compiled(tool: Tool, t: int) -> tuple[str, bool]:
+    try:
+        return _compilable(json.dumps(arguments_schema(tool)))
+    except ValueError as error:
+        raise RequestError(
+            f"nothing can satisfy the schema of {tool.name!r}: {error}", f"tools[{t}].function.parameters"
+        ) from None
+
+
+@lru_cache(maxsize=1024)
+def _compilable(text: str) -> tuple[str, bool]:
+    """The nearest schema that llguidance compiles, with our spacing, and whether it says the same as the given one.
+
+    Raises ValueError for a schema that nothing can satisfy.
+    """
+    schema = {**json.loads(text), "type": "object"}
+    shut = closed(schema)
+    lenient = {"lenient": True, "coerce_one_of": True}
+    candidates: list[tuple[Mapping[str, Any], Mapping[str, Any], bool]] = [
+        (shut, {}, True),
+        (schema, {}, True),
+        (shut, {"coerce_one_of": True}, False),
+        (shut, lenient, False),
+        (schema, lenient, False),
+    ]
+    faults = []
+    for candidate, options, exact in candidates:
+        spaced = json.dumps({"x-guidance": {**_SPACING, **options}, **candidate}, ensure_ascii=False)
+        fault = _fault(f"start: %json {spaced}")
+        if not fault:
+            return spaced, exact
+        faults.append(fault)
+    if all("Unsatisfiable" in fault for fault in faults):
+        raise ValueError(faults[-1].splitlines()[0].partition("Unsatisfiable schema: ")[2])
+    return _of_the_properties_that_compile(schema), False
+
+
+def _of_the_properties_that_compile(schema: Mapping[str, Any]) -> str:
+    """One property that llguidance can't follow shall not cost the others their grammar."""
+    properties = schema.get("properties")
+    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    kept = {}
+    for name, value in properties.items() if isinstance(properties, Mapping) else ():
+        alone = {"type": "object", "properties": {name: value}, "required": [name], **definitions}
+        options = {"x-guidance": {**_SPACING, "lenient": True, "coerce_one_of": True}}
+        kept[name] = value if not _fault(f"start: %json {json.dumps({**options, **alone})}") else {}
+    required = [name for name in schema.get("required") or () if name in kept]
+    whole = {"type": "object", "properties": kept, "required": required, **definitions}
+    options = {"x-guidance": {**_SPACING, "lenient": True, "coerce_one_of": True}}
+    for candidate in ({**options, **whole}, {"x-guidance": _SPACING, "type": "object"}):
         text = json.dumps(candidate, ensure_ascii=False)
-        if not LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(f"start: %json {text}")):
-            return text, exact
+        if not _fault(f"start: %json {text}"):
+            return text
     raise AssertionError("llguidance refuses the schema of any object")
+
+
+def _fault(lark: str) -> str:
+    """What llguidance has against the grammar, or nothing."""
+    return LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(lark))
 
 
 def _quoted(text: str) -> str:

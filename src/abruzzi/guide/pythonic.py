@@ -14,7 +14,7 @@ from typing import Any
 from abruzzi.protocol.pointer import resolve
 
 # Strings as `repr` writes them. Control characters stay out, so that a string ends on its line.
-_LITERALS = r"""
+LITERALS = r"""
 py_string: PY_SINGLE | PY_DOUBLE
 PY_SINGLE: /'([^'\\\x00-\x1f\x7f]|\\['"\\nrt])*'/
 PY_DOUBLE: /"([^"\\\x00-\x1f\x7f]|\\['"\\nrt])*"/
@@ -32,21 +32,22 @@ _MAX_COUNT = 64
 
 
 class PythonicRules:
-    """Collects the Lark rules of one grammar."""
+    """Collects the Lark rules of one tool; they need `LITERALS` beside them, and begin with `prefix`."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
         self._rules: list[str] = []
         self._references: dict[tuple[int, str], str] = {}
 
     def __str__(self) -> str:
-        return _LITERALS + "\n".join(self._rules) + "\n"
+        return "\n".join(self._rules)
 
     def arguments(self, schema: Mapping[str, Any]) -> str:
         """The name of the rule for `a=1, b='x'`: the declared properties in their order, optional ones or not."""
         return self._members(schema, schema, lambda name: f"{name}=", 0)
 
     def _rule(self, body: str) -> str:
-        name = f"py_{len(self._rules)}"
+        name = f"{self._prefix}_{len(self._rules)}"
         self._rules.append(f"{name}: {body}")
         return name
 
@@ -117,15 +118,15 @@ class PythonicRules:
         if most == 0:
             return '"[]"'
         most = most if isinstance(most, int) and least <= most <= _MAX_COUNT else None
-        more = f"{{{max(least - 1, 0)},{'' if most is None else most - 1}}}"
-        body = f'{item} (", " {item}){more}'
+        more = f' (", " {item}){{{max(least - 1, 0)},{"" if most is None else most - 1}}}' if most != 1 else ""
+        body = item + more
         return f'"[" {body} "]"' if least else f'"[" ({body})? "]"'
 
     def _reference(self, reference: str, root: Mapping[str, Any]) -> str:
         """A rule of its own for each `$ref`, named before it is built, so that a schema may refer to itself."""
         known = (id(root), reference)
         if known not in self._references:
-            name = self._references[known] = f"py_ref_{len(self._references)}"
+            name = self._references[known] = f"{self._prefix}_ref_{len(self._references)}"
             target = resolve(reference, root)
             body = "py_value" if target is None or target is root else self._value(target, root, 1)
             self._rules.append(f"{name}: {body}")
@@ -140,7 +141,12 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multip
 
 def _string(schema: Mapping[str, Any]) -> str:
     least, most = schema.get("minLength", 0), schema.get("maxLength")
-    if not (least or most is not None) or not isinstance(least, int) or max(least, most or 0) > 1000:
+    bounds = [bound for bound in (least, most) if bound is not None]
+    if (
+        bounds == [0]
+        or not all(isinstance(bound, int) and bound <= 1000 for bound in bounds)
+        or bounds != sorted(bounds)
+    ):
         return "py_string"
     count = f"{{{least},{'' if most is None else most}}}"
     return rf"/'([^'\\\x00-\x1f\x7f]|\\['\"\\nrt]){count}'/"

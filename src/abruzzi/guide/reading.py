@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from abruzzi.guide.schema import Schemas
+from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Message, Tool, as_tools
 from abruzzi.protocol.parser import Parser, StreamParser
 from abruzzi.protocol.pythonic import PythonicParser
@@ -27,6 +28,8 @@ def parse(
     """
     declared = as_tools(tools)
     check = Schemas(declared).fault
+    if tool_format not in ("k2", "pythonic"):
+        raise RequestError(f"expected k2 or pythonic, got {tool_format!r}", "tool_format")
     parser: Parser
     if tool_format == "pythonic":
         parser = PythonicParser(tools=declared, check=check)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,9 @@ class Schemas:
     def fault(self, name: str, arguments: str) -> str | None:
         """What is wrong with these arguments, and where, or None when they are what the tool's schema asks for."""
         try:
-            value = json.loads(arguments, parse_constant=_no_constant)
+            value = json.loads(
+                arguments, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_without_repeats
+            )
         except (ValueError, RecursionError) as error:
             return f"expected JSON, got {error}"
         if not isinstance(value, dict):
@@ -47,58 +50,47 @@ class Schemas:
 
 def arguments_schema(tool: Tool) -> Mapping[str, Any]:
     """The schema of the tool's arguments; a tool without parameters takes the empty object."""
-    return NO_ARGUMENTS if tool.parameters is None else tool.parameters
+    return NO_ARGUMENTS if tool.parameters is None else _readable(tool.parameters)
 
 
-def closed(schema: Any) -> Any:
+def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema with every object shut that declares properties and doesn't say whether it takes others.
 
-    JSON Schema lets a model invent properties there. A large model doesn't; a small one does.
+    JSON Schema lets a model invent properties there. A large model doesn't; a small one does. Only what is reached by
+    `properties`, `items` and `$defs` is shut: where a schema is put together of several (allOf, ...) its properties are
+    spread over the parts, and shutting one would shut out the others'.
     """
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    shut = {key: _closed_keyword(key, value) for key, value in schema.items()}
-    # A schema put together of several (allOf, ...) has its properties spread over the parts: shutting one would shut
-    # out the others'.
-    if isinstance(shut.get("properties"), Mapping) and not shut.keys() & _OPEN:
+    shut = dict(schema)
+    for keyword in ("properties", "$defs"):
+        parts = shut.get(keyword)
+        if isinstance(parts, Mapping) and not (keyword == "$defs" and '"allOf"' in json.dumps(schema)):
+            shut[keyword] = {name: closed(part) if isinstance(part, Mapping) else part for name, part in parts.items()}
+    if isinstance(items := shut.get("items"), Mapping):
+        shut["items"] = closed(items)
+    properties = shut.get("properties")
+    if (
+        isinstance(properties, Mapping)
+        and not shut.keys() & _OPEN
+        and properties.keys() >= set(shut.get("required") or ())
+    ):
         shut["additionalProperties"] = False
     return shut
 
 
-def _closed_keyword(keyword: str, value: Any) -> Any:
-    if keyword in _VALUES:
-        return value
-    if keyword in _MAPS and isinstance(value, Mapping):
-        return {name: closed(schema) for name, schema in value.items()}
-    return closed(value)
-
-
-# Keywords whose value is data, and those whose value holds a schema for each of some names.
-_VALUES = frozenset(("const", "enum", "default", "examples", "required"))
-_MAPS = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
-_OPEN = frozenset(
-    (
-        "additionalProperties",
-        "unevaluatedProperties",
-        "patternProperties",
-        "allOf",
-        "anyOf",
-        "oneOf",
-        "if",
-        "$ref",
-        "minProperties",
-    )
+# Keywords beside which an object is left as it is.
+_OPEN = frozenset(("additionalProperties", "unevaluatedProperties", "patternProperties", "minProperties")) | frozenset(
+    ("allOf", "anyOf", "oneOf", "not", "if", "$ref")
 )
+# Drafts that are known; any other `$schema` is somebody's own, and is not looked up.
+_DRAFTS = ("draft-04/", "draft-06/", "draft-07/", "draft/2019-09/", "draft/2020-12/")
 
 
 def _validator(tool: Tool, where: str) -> jsonschema_rs.Validator:
     schema = dict(arguments_schema(tool))
-    kind = schema.get("type", "object")
-    if kind != "object" and kind != ["object"]:
+    kinds = schema.get("type", "object")
+    if "object" not in (kinds if isinstance(kinds, list) else [kinds]):
         raise RequestError(
-            f"the arguments of {tool.name!r} are an object: expected type object, got {kind!r}", f"{where}.type"
+            f"the arguments of {tool.name!r} are an object: expected type object, got {kinds!r}", f"{where}.type"
         )
     try:
         jsonschema_rs.meta.validate(schema)
@@ -108,8 +100,19 @@ def _validator(tool: Tool, where: str) -> jsonschema_rs.Validator:
         raise RequestError(
             f"the schema of {tool.name!r} is no JSON Schema: {error.message[:_SHOWN]}", where + path
         ) from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, jsonschema_rs.ReferencingError) as error:
         raise RequestError(f"the schema of {tool.name!r} can't be used: {str(error)[:_SHOWN]}", where) from None
+
+
+def _readable(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema without what some clients send and no draft has: null for a keyword that is left out, and a `$schema`
+    that would have to be fetched.
+    """
+    kept = {key: value for key, value in schema.items() if value is not None or key in ("const", "default")}
+    draft = kept.get("$schema")
+    if not (isinstance(draft, str) and "//json-schema.org/" in draft and any(known in draft for known in _DRAFTS)):
+        kept.pop("$schema", None)
+    return kept
 
 
 def _no_retrieval(uri: str) -> Any:
@@ -118,3 +121,16 @@ def _no_retrieval(uri: str) -> Any:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name}, which JSON does not have")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text[:20]}, which no double holds")
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("an object with two values for one name")
+    return value

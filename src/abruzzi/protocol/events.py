@@ -43,7 +43,7 @@ class ToolCallEnd:
     index: int
 
 
-ProblemKind = Literal["undeclared", "not_json", "schema", "header", "truncated"]
+ProblemKind = Literal["undeclared", "not_json", "schema", "header", "truncated", "surplus"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Parser(Protocol):
     """What reads a model's output, in whatever format it is written."""
 
     def feed(self, text: str) -> list[Event]: ...
-    def close(self) -> list[Event]: ...
+    def close(self, *, cut: bool = False) -> list[Event]: ...
 
 
 class _State(Enum):
@@ -92,12 +92,15 @@ class StreamParser:
         self._state = _State.CONTENT
         self._events: list[Event] = []
         self._buffer = ""  # what may still become a marker
-        self._blank = ""  # white space at the head of a stretch of content, dropped if nothing else follows
+        self._blank: list[str] = []  # white space at the head of content, dropped if nothing else follows
+        self._stray: list[str] = []  # text in a section, where only calls belong
+        self._in_section = False
         self._speaking = False  # whether this stretch of content has had anything else
         self._calls = 0
         self._cut = False
         self._header: list[str] = []
         self._begin_call()
+        self._seen = False
 
     def feed(self, text: str) -> list[Event]:
         """Take the next piece of output, of any length."""
@@ -107,10 +110,13 @@ class StreamParser:
             at = self._arguments(data, at) if self._state is _State.ARGUMENTS else self._until_marker(data, at)
         return self._take()
 
-    def close(self) -> list[Event]:
-        """The output is over: say what was held back, and how it ended."""
+    def close(self, *, cut: bool = False) -> list[Event]:
+        """The output is over: say what was held back, and how it ended. `cut`: a limit ended it, not the model."""
         data, self._buffer = self._buffer, ""
-        if data:
+        if data and cut and self._state is _State.CONTENT:
+            self._cut = True
+            self._events.append(Problem("truncated", None, data, "the output ended inside what may be a marker"))
+        elif data:
             self._text(data)
         if self._state is _State.ARGUMENTS and self._value_is_whole():
             self._end_call()
@@ -118,9 +124,10 @@ class StreamParser:
             self._cut = True
             self._problem("truncated", self._name, "the output ended inside the call")
         elif self._blank and not self._calls:
-            self._events.append(ContentDelta(self._blank))
+            self._events.append(ContentDelta("".join(self._blank)))
+        self._end_section()
         self._state = _State.DONE
-        self._events.append(Finish("length" if self._cut else "tool_calls" if self._calls else "stop"))
+        self._events.append(Finish("length" if self._cut or cut else "tool_calls" if self._calls else "stop"))
         return self._take()
 
     def _take(self) -> list[Event]:
@@ -156,13 +163,22 @@ class StreamParser:
             self._header.append(text)
         elif self._state is _State.ARGUMENTS:
             self._argument_text(text)
+        elif self._state is _State.SECTION:
+            self._stray.append(text)
+
+    def _end_section(self) -> None:
+        """Text between a section's calls is dropped (failure 24), but not in silence where there is no call at all."""
+        stray = "".join(self._stray).strip()
+        if self._in_section and not self._seen and stray:
+            self._events.append(Problem("header", None, stray, f"expected {CALL_BEGIN} in a section of calls"))
+        self._stray, self._in_section, self._seen = [], False, False
 
     def _content(self, text: str) -> None:
         if not self._speaking and not text.strip():
-            self._blank += text
+            self._blank.append(text)
             return
-        self._events.append(ContentDelta(self._blank + text))
-        self._blank = ""
+        self._events.append(ContentDelta("".join((*self._blank, text))))
+        self._blank = []
         self._speaking = True
 
     def _on_marker(self, marker: str) -> None:
@@ -182,9 +198,11 @@ class StreamParser:
             self._problem("header", None, f"expected {ARGUMENT_BEGIN}, got {marker}")
             self._state = _State.SECTION if marker == CALL_END else _State.CONTENT
         elif marker == SECTION_BEGIN and self._state is _State.CONTENT:
-            self._blank = ""
+            self._blank = []
             self._state = _State.SECTION
+            self._in_section = True
         elif marker == SECTION_END:
+            self._end_section()
             self._state = _State.CONTENT
             self._speaking = False
 
@@ -192,6 +210,7 @@ class StreamParser:
 
     def _begin_call(self) -> None:
         self._header = []
+        self._seen = True  # that this section has a call
         self._name: str | None = None
         self._id = ""
         self._fault: tuple[ProblemKind, str] | None = None
@@ -200,7 +219,7 @@ class StreamParser:
         self._in_string = False
         self._escaped = False
         self._begun = False
-        self._space = ""
+        self._space: list[str] = []
 
     def _on_header(self, header: str) -> None:
         found = _HEADER.fullmatch(header)
@@ -256,12 +275,12 @@ class StreamParser:
             return
         # White space round the value is no part of it: dropped before it, held behind it until more of a value comes.
         text = text if self._begun else text.lstrip()
-        if self._depth == 0 and not self._in_string and not text.strip():
-            self._space += text
-            return
-        self._begin_if_needed()
-        self._events.append(ArgumentsDelta(self._calls, self._space + text))
-        self._space = ""
+        value = text.rstrip() if self._depth == 0 and not self._in_string else text
+        if value:
+            self._begin_if_needed()
+            self._events.append(ArgumentsDelta(self._calls, "".join((*self._space, value))))
+            self._space = []
+        self._space.append(text[len(value) :])
 
     def _begin_if_needed(self) -> None:
         if not self._begun:

@@ -11,18 +11,33 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from abruzzi.protocol.events import ArgumentsDelta, ContentDelta, Event, Finish, Problem, ToolCallBegin, ToolCallEnd
+from abruzzi.protocol.events import (
+    ArgumentsDelta,
+    ContentDelta,
+    Event,
+    Finish,
+    Problem,
+    ProblemKind,
+    ToolCallBegin,
+    ToolCallEnd,
+)
 from abruzzi.protocol.messages import Tool
 from abruzzi.protocol.parser import Check
 
 # Nesting deeper than this is no argument that anyone writes, and Python's own stack ends not far behind it.
 _MAX_DEPTH = 100
 _NAME = re.compile(r"[^\s()\[\]{},='\"]+")
-_KEYWORD = re.compile(r"([^\W\d][\w-]*)\s*=(?!=)")
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)")
+_KEYWORD = re.compile(r"([^\s()\[\]{},='\"](?:[^()\[\]{},='\"]*[^\s()\[\]{},='\"])?)\s*=(?!=)")
+_NUMBER = re.compile(
+    r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)(?![\w.])"
+)
 _STRING = re.compile(r"""'((?:[^'\\\n]|\\.)*)'|"((?:[^"\\\n]|\\.)*)\"""", re.DOTALL)
-_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "\n": ""}
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|x[0-9a-fA-F]{2}|[0-7]{1,3}|.)", re.DOTALL)
+# Python's one-character escapes, and JSON's `\\/`. Before any other character Python keeps the backslash.
+_ESCAPES: Mapping[str, str] = {
+    **{"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"},
+    **{"\n": "", "\\": "\\", "'": "'", '"': '"', "/": "/"},
+}
 _WORDS: Mapping[str, Any] = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None}
 _SPACE = re.compile(r"\s*")
 
@@ -78,7 +93,7 @@ class _Scanner:
         if self.accept("["):
             return self.items("]", depth)
         if self.accept("("):
-            return self.items(")", depth)
+            return self.tuple_or_value(depth)
         if self.accept("{"):
             return self.mapping(depth)
         if self.text[self.at : self.at + 1] in ("'", '"'):
@@ -93,14 +108,25 @@ class _Scanner:
         self.skip_to(word.end())
         return _WORDS[word[0]]
 
+    def tuple_or_value(self, depth: int) -> Any:
+        """`(1, 2)` and `(1,)` are lists of values, `(1)` is the value itself."""
+        items, commas = self.separated(")", depth)
+        return items[0] if items and not commas else items
+
     def items(self, end: str, depth: int) -> list[Any]:
-        items = []
+        return self.separated(end, depth)[0]
+
+    def separated(self, end: str, depth: int) -> tuple[list[Any], int]:
+        """Values up to `end`, and how many commas stood between and behind them."""
+        items: list[Any] = []
+        commas = 0
         while not self.accept(end):
             items.append(self.value(depth + 1))
             if not self.accept(","):
                 self.expect(end)
                 break
-        return items
+            commas += 1
+        return items, commas
 
     def mapping(self, depth: int) -> dict[str, Any]:
         items: dict[str, Any] = {}
@@ -142,13 +168,36 @@ class _Scanner:
 
 
 def _unquoted(body: str) -> str:
+    """The string that a literal stands for. Raises ValueError for escapes of no character."""
+
     def character(found: re.Match[str]) -> str:
         escape = found[1]
-        if len(escape) > 1:
+        if escape[0] in "uUx" and len(escape) > 1:
             return chr(int(escape[1:], 16))
-        return _ESCAPES.get(escape, escape)
+        if escape[0] in "01234567":
+            return chr(int(escape, 8))
+        if escape in ("N", "u", "U", "x"):
+            raise ValueError(f"the escape \\{escape} is not whole or not known")
+        return _ESCAPES.get(escape, f"\\{escape}")
 
-    return _ESCAPE.sub(character, body) if "\\" in body else body
+    if "\\" not in body:
+        return body
+    try:
+        # Two escaped surrogates make one character, as in JSON.
+        return _ESCAPE.sub(character, body).encode("utf-16", "surrogatepass").decode("utf-16")
+    except (UnicodeError, OverflowError) as error:
+        raise ValueError(f"an escape that stands for no character: {error}") from error
+
+
+def writable_name(name: str) -> bool:
+    """Whether a function of this name can be written in this format."""
+    return _NAME.fullmatch(name) is not None
+
+
+def writable_keyword(name: str) -> bool:
+    """Whether a parameter of this name can be."""
+    found = _KEYWORD.fullmatch(f"{name}=")
+    return found is not None and found[1] == name
 
 
 class PythonicParser:
@@ -158,32 +207,28 @@ class PythonicParser:
         self._tools = {tool.name: tool for tool in tools}
         self._check = check
         self._first_index = first_index
-        self._buffer = ""
-        self._is_content = False
+        self._parts: list[str] = []
+        self._head = ""  # the first character that is no blank, once it is there
 
     def feed(self, text: str) -> list[Event]:
         """Take the next piece of output, of any length."""
-        self._buffer += text
-        head = self._buffer.lstrip()
-        if self._is_content or (head and head[0] != "["):
-            self._is_content = True
-            content, self._buffer = self._buffer, ""
-            return [ContentDelta(content)] if content else []
-        return []
+        self._head = self._head or text.lstrip()[:1]
+        self._parts.append(text)
+        if not self._head or self._head == "[":
+            return []
+        content, self._parts = "".join(self._parts), []
+        return [ContentDelta(content)] if content else []
 
-    def close(self) -> list[Event]:
-        """The output is over."""
-        text = self._buffer.strip()
-        if self._is_content or not text:
-            return [Finish("stop")]
+    def close(self, *, cut: bool = False) -> list[Event]:
+        """The output is over; `cut`: a limit ended it."""
+        text = "".join(self._parts).strip()
+        if self._head != "[":
+            return [Finish("length" if cut else "stop")]
         try:
             calls = parse_calls(text)
         except (ValueError, RecursionError) as error:
-            cut = not text.endswith("]")
-            return [
-                Problem("truncated" if cut else "header", None, text, str(error)),
-                Finish("length" if cut else "stop"),
-            ]
+            kind: ProblemKind = "truncated" if cut or not text.endswith("]") else "header"
+            return [Problem(kind, None, text, str(error)), Finish("length" if kind == "truncated" else "stop")]
         events: list[Event] = []
         index = 0
         for name, positional, keywords in calls:

@@ -8,6 +8,7 @@ content (`escape`).
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -104,23 +105,29 @@ def with_canonical_ids(messages: Sequence[Message]) -> tuple[list[Message], int]
     it.
     """
     renamed: list[Message] = []
-    canonical: dict[str, str] = {}
+    # An odd client gives one id to several calls: its results then answer them in their order.
+    canonical: dict[str, deque[str]] = {}
     count = 0
     for i, message in enumerate(messages):
         if message.tool_calls:
             calls = []
+            given: set[str] = set()
             for call in message.tool_calls:
-                canonical[call.id] = id = f"functions.{call.function.name}:{count}"
+                id = f"functions.{call.function.name}:{count}"
+                if call.id in given:
+                    canonical[call.id].append(id)
+                else:
+                    canonical[call.id] = deque((id,))
+                given.add(call.id)
                 count += 1
                 calls.append(ToolCall(id, call.function))
             message = replace(message, tool_calls=tuple(calls))
         elif message.role == "tool":
-            if message.tool_call_id not in canonical:
-                raise RequestError(
-                    f"expected the id of a call made earlier, got {message.tool_call_id!r}",
-                    f"messages[{i}].tool_call_id",
-                )
-            message = replace(message, tool_call_id=canonical[message.tool_call_id])
+            meant = canonical.get(message.tool_call_id or "")
+            if meant is None:
+                where = f"messages[{i}].tool_call_id"
+                raise RequestError(f"expected the id of a call made earlier, got {message.tool_call_id!r}", where)
+            message = replace(message, tool_call_id=meant.popleft() if len(meant) > 1 else meant[0])
         renamed.append(message)
     return renamed, count
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -10,12 +11,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from abruzzi import chat
 from abruzzi.chat import Report
 from abruzzi.engines.base import Engine
-from abruzzi.protocol.errors import AbruzziError, RequestError
+from abruzzi.protocol.errors import AbruzziError, EngineUnavailable, RequestError
 from abruzzi.server import chat_completions as dialect
 from abruzzi.server.sse import ClientLeft, end_events, read_body, send_event, send_json, start_events, while_connected
 
@@ -56,11 +57,22 @@ class ChatCompletions:
         self._engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         try:
             call = dialect.decode(await read_body(receive))
-            await while_connected(receive, self._answer(call, send))
+            await while_connected(receive, self._answer(call, sending))
         except ClientLeft:
             return
+        except asyncio.CancelledError:
+            # The server is told to stop and has waited long enough: an open stream ends, any other request is told why.
+            if not begun:
+                await self._refuse(send, EngineUnavailable("the server is stopping"))
         except AbruzziError as error:
             await self._refuse(send, error)
 

@@ -43,6 +43,7 @@ def decode(body: bytes) -> Call:
     messages = _list(value, "messages")
     tools = _list(value, "tools", optional=True)
     fields = _Fields(value)
+    _refuse_unsupported(value)
     if fields.integer("n", 1, None) not in (None, 1):
         raise RequestError("expected 1: one answer a request", "n")
     request = ChatRequest(
@@ -84,6 +85,8 @@ def _tool_choice(value: Any) -> str:
         and isinstance(function := value.get("function"), dict)
         and isinstance(function.get("name"), str)
     ):
+        if function["name"] in ("auto", "none", "required"):
+            raise RequestError(f"a tool called {function['name']!r} can't be chosen by name", "tool_choice")
         return str(function["name"])
     raise RequestError(
         'expected auto, none, required or {"type": "function", "function": {"name": ...}}', "tool_choice"
@@ -91,9 +94,19 @@ def _tool_choice(value: Any) -> str:
 
 
 def _output(value: Any) -> Any:
-    if value not in _OUTPUTS:
+    if not isinstance(value, str | None) or value not in _OUTPUTS:
         raise RequestError(f"expected raw or pythonic, got {value!r}", "tool_format")
     return _OUTPUTS[value]
+
+
+def _refuse_unsupported(body: Mapping[str, Any]) -> None:
+    """What would change the answer and isn't done here is refused, rather than forgotten without a word."""
+    form = body.get("response_format")
+    if form is not None and form != {"type": "text"}:
+        raise RequestError('expected {"type": "text"}: no other form is supported yet', "response_format")
+    for key in ("logprobs", "top_logprobs", "functions", "function_call", "audio"):
+        if body.get(key):
+            raise RequestError("not supported", key)
 
 
 def _stop(value: Any) -> tuple[str, ...]:

@@ -102,8 +102,10 @@ class LocalEngine:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        matcher = None if grammar is None else _matcher(self._vocabulary, grammar)
+        matcher = None if grammar is None else await asyncio.to_thread(_matcher, self._vocabulary, grammar)
         budget = min(params.max_tokens or _MAX_TOKENS, room)
+        if self._server is None:
+            raise EngineUnavailable("the embedded engine was closed")
         slot = await self._slots.take(ids)
         turn = Turn(self._server, self._tokenizer, matcher, ids, params, budget, slot, emit)
 

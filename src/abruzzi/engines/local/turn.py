@@ -202,12 +202,18 @@ class Turn:
         if self.matcher is None or self.over:
             return self.over
         ids = self.matcher.compute_ff_tokens()
-        if len(ids) >= _FORCED:
+        forced = len(ids) >= _FORCED
+        if forced:
             ids = ids[: self.budget - self.generated - self.forced]
             self.matcher.consume_tokens(ids)
             self._accept(ids, forced=True)
-        self.over = self.over or self.matcher.is_stopped()
-        return self.over or len(ids) >= _FORCED
+        if self.matcher.is_stopped():
+            self.over = True
+            if not self.matcher.is_accepting():
+                raise EngineError(
+                    f"the grammar of this turn leads nowhere: {self.matcher.get_error() or 'no token fits'}"
+                )
+        return self.over or forced or self._spent()
 
     def _accept(self, ids: Sequence[int], *, forced: bool = False) -> None:
         self.ids += ids

