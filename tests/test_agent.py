@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from abruzzi import Agent, RequestError
 from abruzzi.engines.scripted import ScriptedEngine
+from abruzzi.tools import ToolError
 from tests.conftest import WEATHER, section
 
 
@@ -39,6 +42,22 @@ def test_definitions_alone_are_called_and_not_run() -> None:
 def test_the_number_of_turns_is_bounded() -> None:
     run = Agent(tools=[get_weather], engine=ScriptedEngine([TWO]), max_turns=3).run("Weather?")
     assert (run.answer, len(run.turns)) == (None, 3)
+
+
+def test_inside_an_event_loop_run_says_what_to_do() -> None:
+    async def inside() -> None:
+        Agent(engine=ScriptedEngine([""])).run("Hi")
+
+    with pytest.raises(RequestError, match=r"iterate over Agent\.stream"):
+        asyncio.run(inside())
+
+
+def test_what_is_no_tool_and_no_turn_is_refused() -> None:
+    for one in (3, len.__call__, lambda: 1):
+        with pytest.raises(ToolError):
+            Agent(tools=[one])  # type: ignore[list-item]
+    with pytest.raises(RequestError, match="at least one turn"):
+        Agent(max_turns=0)
 
 
 def test_an_empty_prompt_is_refused() -> None:

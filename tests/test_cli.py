@@ -63,12 +63,27 @@ def test_bad_input_gets_a_line_and_an_exit_code(tmp_path: Path) -> None:
             (["serve", "--port", str(port)], 1, "choose another with --port"),
             (["models", "pull", "gpt-5"], 1, "unknown model 'gpt-5'"),
             (["run", "--no-such-option", "Hi"], 2, "No such option"),
+            (["run", "--threads", "0", "Hi"], 2, "--threads"),
         ]
         for arguments, code, message in cases:
             done = abruzzi(*arguments)
             assert (done.returncode, done.stdout) == (code, ""), (arguments, done.stderr)
             assert message in done.stderr
             assert "Traceback" not in done.stderr
+
+
+def test_with_json_a_tools_prints_go_elsewhere(embedded: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "loud.py"
+    path.write_text(
+        "print('LOADED')\n"
+        "def get_weather(location: str) -> str:\n"
+        "    'Get the weather of a city.'\n"
+        "    print('CALLED')\n"
+        "    raise SystemExit(3)\n"
+    )
+    done = abruzzi("run", "--json", "--tools", str(path), "What's the weather like in shanghai today?")
+    assert json.loads(done.stdout)["turns"][0]["results"][0]["content"] == "Error: SystemExit: 3"
+    assert "LOADED" in done.stderr and "CALLED" in done.stderr
 
 
 def test_models_are_listed(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,38 @@ def test_it_prints_the_starting_documents_lines(
 def test_a_call_that_is_none_is_named(serve: Callable[[Any], Served]) -> None:
     done = run(serve(ScriptedEngine(["I don't know."])).base_url)
     assert "parsed from the output]: []" in done.stdout and done.returncode == 0
+
+
+class Foreign(BaseHTTPRequestHandler):
+    """A server that forbids unknown fields and parses by itself, with ids of its own."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        call = {"id": "call_abc", "type": "function",
+                "function": {"name": "get_weather", "arguments": '{"location": "Rome"}'}}  # fmt: skip
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m",
+                  "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}  # fmt: skip
+        refused = {"error": {"message": "extra fields not permitted"}}
+        body = json.dumps(refused if "tool_format" in asked else answer).encode()
+        self.send_response(400 if "tool_format" in asked else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_strict_server_that_parses_by_itself_will_do() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Foreign)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    done = run(f"http://127.0.0.1:{server.server_port}/v1")
+    server.shutdown()
+    server.server_close()
+    assert done.stdout.endswith("[Tool call result]: tool_name=get_weather, tool_result=Rainy\n"), done.stderr
+    assert "'id': 'functions.get_weather:0'" in done.stdout
 
 
 def test_a_server_that_is_down_is_named() -> None:

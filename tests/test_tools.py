@@ -72,6 +72,19 @@ def test_what_a_function_raises_is_told_to_the_model() -> None:
     assert asyncio.run(tool(fails)('{"x": "a"}')).startswith("Error: ValueError: x: Expected `int`")
 
 
+def test_what_a_function_returns_is_always_text_that_can_be_sent() -> None:
+    def odd() -> object:
+        return ["\ud800"]
+
+    def endless() -> object:
+        items: list[object] = []
+        items.append(items)
+        return items
+
+    for function in (odd, endless):
+        asyncio.run(tool(function)("{}")).encode()
+
+
 def test_coroutines_are_awaited() -> None:
     async def ping() -> str:
         return "pong"

@@ -52,6 +52,13 @@ def test_ids_of_any_shape_count_over_the_whole_conversation() -> None:
     assert text.count("functions.ping:0") == text.count("functions.ping:1") == 2
 
 
+def test_calls_with_one_id_are_answered_in_their_order() -> None:
+    calls = [{"id": "", "type": "function", "function": {"name": name, "arguments": "{}"}} for name in ("ping", "pong")]
+    results = [{"role": "tool", "tool_call_id": "", "content": content} for content in ("a", "b")]
+    text = render([ASK, {"role": "assistant", "content": "", "tool_calls": calls}, *results], tools=[PING])
+    assert "## Return of functions.ping:0\na" in text and "## Return of functions.pong:1\nb" in text
+
+
 def test_a_result_that_answers_no_call_is_refused_by_name() -> None:
     with pytest.raises(RequestError, match=r"messages\[1\].tool_call_id"):
         render([ASK, {"role": "tool", "tool_call_id": "nothing", "content": "x"}])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from training.data.catalog import load_tools
 from training.data.corpus import build
 from training.data.evals import Evals, load_evals, prompts_of
 from training.data.parts import Part, divided
+from training.data.places import third_stage
 
 Conversation = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +117,17 @@ def test_nothing_of_the_evaluations_is_in_the_data(shared: Path, written: list[b
     evals = load_evals(shared / "evals")
     assert len(evals.prompts) > 1000 and len(evals.tools) > 500
     assert [row for row in read(written) if evals.overlap(row)] == []
+
+
+def test_the_later_stages_are_valid_and_hold_nothing_of_the_evaluations(shared: Path, written: list[bytes]) -> None:
+    first = [json.loads(line) for line in written[0].splitlines()]
+    third = third_stage(first, random.Random(1))
+    assert {"irrelevant", "places"} <= {row["source"] for row in third}
+    evals = load_evals(shared / "evals")
+    assert [row for row in third if evals.overlap(row) or faults(row)] == []
+    for row in third:
+        if row["source"] == "irrelevant":
+            assert "tool_calls" not in row["messages"][-1]
 
 
 def test_a_prompt_of_an_evaluation_is_left_out(conversations: list[Conversation]) -> None:

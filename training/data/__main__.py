@@ -12,14 +12,22 @@ import argparse
 import collections
 import json
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from training.data import dialogues
 from training.data.catalog import load_tools
 from training.data.corpus import build
 from training.data.evals import load_evals
-from training.data.irrelevant import second_stage
+from training.data.irrelevant import Row, second_stage
 from training.data.parts import divided, load_distilled, load_strangers
+from training.data.places import third_stage
+
+_STAGES: dict[int, Callable[[Sequence[Row], random.Random], Sequence[Row]]] = {
+    1: lambda rows, rng: rows,
+    2: second_stage,
+    3: third_stage,
+}
 
 
 def main() -> None:
@@ -29,7 +37,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--stage", type=int, choices=(1, 2), default=1, help="2: for training on from stage 1's adapter"
+        "--stage",
+        type=int,
+        choices=(1, 2, 3),
+        default=1,
+        help="2 and 3: for training on from the adapter of the stage before",
     )
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of conversations made")
     options = parser.parse_args()
@@ -42,7 +54,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     conversations = build(parts, specs, evals, seed=options.seed, scale=options.scale)
     for name, made in zip(("train", "valid"), conversations, strict=True):
-        rows = second_stage(made, random.Random(options.seed)) if (name, options.stage) == ("train", 2) else made
+        rows = made if name == "valid" else _STAGES[options.stage](made, random.Random(options.seed))
         with (options.out / f"{name}.jsonl").open("w", encoding="utf-8") as out:
             out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         print(f"{name}: {len(rows)} conversations")

@@ -141,8 +141,8 @@ def obtain(weights: Weights, progress: Progress) -> Path:
     state = "are broken" if weights.path.exists() else "are not here"
     file = f"{weights.file} ({weights.size / 1e6:.0f} MB, {weights.hub} on the Hugging Face hub)"
     raise EngineUnavailable(
-        f"the weights of {weights.name} {state} and can't be fetched ({'; '.join(tried)}). Go online once, put {file} at "
-        f"{weights.path}, or let $ABRUZZI_CACHE name a directory that can be written"
+        f"the weights of {weights.name} {state} and can't be fetched ({'; '.join(tried)}). Go online once, put {file} "
+        f"at {weights.path}, or let $ABRUZZI_CACHE name a directory that can be written"
     )
 
 
