@@ -7,6 +7,7 @@ import http.client
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -161,3 +162,16 @@ def test_models_and_health(serve: Serve) -> None:
             with connection.getresponse() as response:
                 response.read()
                 assert response.status == status
+
+
+def test_a_server_that_is_told_to_stop_tells_open_requests_why(serve: Serve) -> None:
+    engine = ScriptedEngine(["x" * 10_000], cut=list, delay=0.01)
+    served = serve(engine)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post, served, {"messages": ASK})
+        while not engine.prompts:
+            time.sleep(0.01)
+        served.stop()
+        status, body = answer.result(10)
+    assert (status, body["error"]["message"]) == (503, "the server is stopping")
+    assert engine.closed == 1
