@@ -1,15 +1,15 @@
-"""The one place where template, grammar, engine, parser and schemas meet: a request becomes a stream of events.
+"""The one place where template, grammar, engine, guard and parser meet: a request becomes a stream of events.
 
 What leaves here is true of every engine: no call is malformed, undeclared or outside its schema. An engine that obeys
-a grammar is given one; and whatever any engine wrote is parsed, and each call checked against its schema as a whole,
-before a word of it is handed on.
+a grammar is given one; what any engine writes goes through the guard, which lets out only what a valid turn begins
+with. Where it goes wrong the engine is stopped, what must follow is added, and the engine is asked to go on from there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -18,33 +18,24 @@ from abruzzi.guide.grammar import Grammar
 from abruzzi.guide.guard import Guard
 from abruzzi.guide.schema import Schemas
 from abruzzi.protocol.errors import EngineError, OutputError, RequestError
-from abruzzi.protocol.events import (
-    ArgumentsDelta,
-    ContentDelta,
-    Event,
-    Finish,
-    Problem,
-    ReasoningDelta,
-    ToolCallBegin,
-    ToolCallEnd,
-)
-from abruzzi.protocol.markers import CALL_BEGIN, MARKERS, SECTION_BEGIN, THINK_END
+from abruzzi.protocol.events import ContentDelta, Event, Finish, Problem
 from abruzzi.protocol.messages import Message, Tool
-from abruzzi.protocol.parser import Parser, StreamParser
+from abruzzi.protocol.parser import StreamParser
 from abruzzi.protocol.prompt import Prompt
-from abruzzi.protocol.pythonic import PythonicParser
 from abruzzi.protocol.template import render_prompt
 
-# How often a turn is asked for before we give up: a grammar can't say everything that a schema can.
-_ATTEMPTS = 4
-# Asking again at temperature 0 would bring the same again.
-_RETRY_TEMPERATURE = 0.8
-# How often an engine that obeys no grammar is asked to go on from what of its call may stand, and how often in vain,
-# before the call is finished without it.
+# How often an engine is asked to go on before a call of its is finished without it: in a row without a whole call, in
+# a row in vain, and in all. An engine is asked at most one time more.
 _RESUMES = 8
-_IDLE = 2
-# Of a token, on average.
+_IDLE = 3
+_RESUMES_IN_ALL = 32
+# An engine that brought nothing new is asked for something else, and for what else it might have written.
+_RETRY_TEMPERATURE = 0.8
+_ALTERNATIVES = 8
+# Of a token, on average, where nobody counts them.
 _CHARACTERS = 4
+# Pieces without a character, of an engine that writes nothing for ever.
+_MAX_EMPTY = 10_000
 _ASK_PYTHONIC = "Call functions in the format [name(key='value', ...), ...] and write nothing else then."
 
 
@@ -78,11 +69,23 @@ class Report:
     usage: Usage
     guided: bool
     """Whether the engine was held to a grammar."""
-    attempts: int
-    problems: tuple[Problem, ...]
-    """The calls that were not handed on, and why."""
+    problems: tuple[Problem, ...] = ()
+    """What was mended or dropped of the output, and what could not be handed on."""
+    violations: Mapping[str, int] = field(default_factory=dict)
+    """How often the output could not go on as it was, by the kind of what was wrong."""
     resumes: int = 0
-    """How often the engine was asked to go on from the part of a call that could stand."""
+    """How often the engine was asked to go on from what could stand."""
+    resampled: int = 0
+    """How often of these because it had brought nothing that could stand."""
+    generated: int = 0
+    """Characters that the engine wrote."""
+    forced: int = 0
+    """Characters that were added, since every valid output has them there, or to finish a call."""
+
+    @property
+    def guarantee(self) -> Literal["guided", "enforced", "validated"]:
+        """What it took to keep the promise: a grammar, a guard that stepped in, or a look at what came."""
+        return "enforced" if self.resumes or self.forced else "guided" if self.guided else "validated"
 
 
 async def stream(engine: Engine, request: ChatRequest) -> AsyncGenerator[Event | Report, None]:
@@ -91,30 +94,13 @@ async def stream(engine: Engine, request: ChatRequest) -> AsyncGenerator[Event |
     Raises RequestError before anything else for a request that makes no sense; OutputError when a call was required, or
     tried, and nothing valid could be had; EngineError when the engine failed.
     """
-    # Grammars of many tools take a while, and others are being served meanwhile.
+    # Schemas and grammars of many tools take a while, and others are being served meanwhile.
     turn = await asyncio.to_thread(_Turn, engine, request)
-    for attempt in range(1, _ATTEMPTS + 1):
-        spoken = False
-        # Text before a call that must come is kept until it comes: without it, it is asked for again.
-        held: list[Event] | None = [] if turn.must_call else None
-        async with contextlib.aclosing(turn.attempt(attempt)) as items:
-            async for item in items:
-                if isinstance(item, Report):
-                    if not (turn.is_answered(item) or spoken or attempt == _ATTEMPTS):
-                        break
-                    turn.insist(item, spoken=spoken)
-                    for event in (*(held or ()), turn.finish):
-                        yield event
-                    yield item
-                    return
-                if held is not None and not isinstance(item, ToolCallBegin):
-                    held.append(item)
-                    continue
-                if held is not None and turn.resumes:
-                    held = [event for event in held if isinstance(event, ReasoningDelta)]
-                for event in (*(held or ()), item):
-                    yield event
-                held, spoken = None, True
+    async with contextlib.aclosing(turn.plain() if turn.guard is None else turn.guarded(turn.guard)) as events:
+        async for event in events:
+            yield event
+    yield turn.finish
+    yield turn.report()
 
 
 async def complete(engine: Engine, request: ChatRequest) -> tuple[Message, Report]:
@@ -132,25 +118,44 @@ async def complete(engine: Engine, request: ChatRequest) -> tuple[Message, Repor
 
 
 class _Turn:
-    """A request made ready: its prompt, grammar and validators."""
+    """A request made ready: its prompt, grammar and guard; and what has become of it so far."""
 
     def __init__(self, engine: Engine, request: ChatRequest) -> None:
         self.engine = engine
         self.request = request
-        self.schemas = Schemas(request.tools)
+        variant = engine.capabilities.variant
+        schemas = Schemas(request.tools)
         self.tools = self._callable()
         self.must_call = request.tool_choice not in ("auto", "none")
         # A tool that must not be called is not shown either; beside one that must be, the others are.
-        shown = request.tools if self.tools else ()
         self.prompt: Prompt = render_prompt(
-            self._messages(), tools=shown, variant=engine.capabilities.variant, thinking=request.thinking
+            self._messages(), tools=request.tools if self.tools else (), variant=variant, thinking=request.thinking
         )
-        self.grammar = self._grammar(request.tool_choice) if request.tools and engine.capabilities.constrains else None
-        self.calls = 0
-        self.held: list[ToolCallBegin | ArgumentsDelta] = []
-        self.cut = False
-        self.resumes = 0
+        self.grammar: Grammar | None = None
+        self.guard: Guard | None = None
+        self.detokenizer = None if engine.capabilities.tokenizer is None else engine.capabilities.tokenizer.detokenizer()
+        if request.tools:
+            self.grammar = self._grammar() if engine.capabilities.constrains else None
+            self.guard = Guard(
+                self.tools,
+                schemas,
+                variant,
+                must_call=self.must_call,
+                one_call=not request.parallel_tool_calls,
+                first_index=self.prompt.calls,
+                thinking=request.thinking,
+                pythonic=request.output == "pythonic",
+                by_id=self.detokenizer is not None,
+            )
+        self.output: list[str] = []
+        self.usage = Usage()
+        self.last: Piece | None = None
         self.finish = Finish("stop")
+        self.resumes = 0
+        self.idle = 0
+        self.resampled = 0
+        self.said = False
+        self.shown = 0  # characters of the turn's text that a client of raw text has
 
     def _callable(self) -> Sequence[Tool]:
         """The tools that this turn may call. Raises RequestError for a choice that can't be."""
@@ -174,230 +179,220 @@ class _Turn:
             return messages
         return (Message("system", _ASK_PYTHONIC), *messages)
 
-    def _grammar(self, tool_choice: str) -> Grammar:
+    def _grammar(self) -> Grammar:
         return Grammar.for_turn(
             self.tools,
-            tool_choice=tool_choice,
+            tool_choice=self.request.tool_choice,
             parallel_tool_calls=self.request.parallel_tool_calls,
             first_index=self.prompt.calls,
+            variant=self.engine.capabilities.variant,
             tool_format="pythonic" if self.request.output == "pythonic" else "k2",
+            thinking=self.request.thinking,
         )
 
-    def _parser(self) -> Parser | None:
+    # The two ways through a turn
+
+    async def plain(self) -> AsyncGenerator[Event, None]:
         """Without tools the model's text is what was asked for, markers and all; only its reasoning comes apart."""
-        variant, thinking = self.engine.capabilities.variant, self.request.thinking
-        if not self.request.tools:
-            return StreamParser(variant=variant, thinking=thinking, calls=False) if variant.thinks else None
-        check, first_index = self.schemas.fault, self.prompt.calls
-        if self.request.output == "pythonic":
-            return PythonicParser(
-                tools=self.tools, variant=variant, check=check, first_index=first_index, thinking=thinking
-            )
-        return StreamParser(tools=self.tools, variant=variant, check=check, first_index=first_index, thinking=thinking)
-
-    async def attempt(self, number: int) -> AsyncGenerator[Event | Report, None]:
-        """Ask the engine once. What comes out is checked: calls as events, or their text as content."""
-        output: list[str] = []
-        problems: list[Problem] = []
-        last: Piece | None = None
-        parser = self._parser()
-        self.calls = 0
-        self.held.clear()
-        async with contextlib.aclosing(self._pieces(number)) as pieces:
-            async for piece in pieces:
-                output.append(piece.text)
-                last = piece if piece.finish_reason else None
-                if parser is None:
-                    events: list[Event] = [ContentDelta(piece.text)] if piece.text else []
-                else:
-                    events = parser.feed(piece.text)
-                    events += parser.close(cut=piece.finish_reason == "length") if piece.finish_reason else ()
-                for event in self._checked(events, problems):
-                    if not self.request.tools or self.request.output == "tool_calls":
-                        yield event
-        if last is None:
-            raise EngineError("the engine ended its output without a finish_reason")
-        text = "".join(output)
-        self._conclude(last, problems)
-        if self._needs_help(problems):
-            enforced = await self._enforce(text, last)
-            if enforced is not None:
-                text, last = enforced
-                parser, problems = self._parser(), []
-                assert parser is not None
-                for event in self._checked([*parser.feed(text), *parser.close()], problems):
-                    if self.request.output == "tool_calls" and not isinstance(event, ContentDelta | ReasoningDelta):
-                        yield event
-                self._conclude(last, problems)
-        if self.request.tools and self.request.output != "tool_calls":
-            problems += self._strays(text)
-            only_cut = all(problem.kind == "truncated" for problem in _untrue(problems)) and self._was_cut(last)
-            if text and (only_cut or not _untrue(problems)):
-                yield ContentDelta(text)
-        yield Report(
-            text, last.usage or Usage(), self.grammar is not None, number, tuple(problems), resumes=self.resumes
+        variant = self.engine.capabilities.variant
+        parser = StreamParser(
+            variant=variant, thinking=self.request.thinking, by_id=self.detokenizer is not None, calls=False
         )
+        async with contextlib.aclosing(self._pieces(self.prompt, self.request.params, None)) as pieces:
+            async for text in pieces:
+                if not variant.thinks:
+                    yield ContentDelta(text)
+                    continue
+                for event in parser.feed(text):
+                    yield event
+        for event in parser.close() if variant.thinks else ():
+            if not isinstance(event, Finish):
+                yield event
+        self.finish = Finish("length" if self._was_cut("length") else "stop")
 
-    def _checked(self, events: Sequence[Event], problems: list[Problem]) -> list[Event]:
-        """The events that may go out. A call is held until it is whole and right; a second call where one was allowed
-        is a problem.
-        """
-        passed: list[Event] = []
-        for event in events:
-            match event:
-                case Problem(index=index):
-                    problems.append(event)
-                    if index is not None:
-                        self.held.clear()
-                case Finish():
-                    pass  # how it ended is the engine's to say
-                case ToolCallBegin() | ArgumentsDelta():
-                    self.held.append(event)
-                case ToolCallEnd(index=index):
-                    if index and not self.request.parallel_tool_calls:
-                        problems.append(_surplus(self.held))
-                    else:
-                        passed += (*self.held, event)
-                        self.calls += 1
-                    self.held.clear()
-                case _:
-                    passed.append(event)
-        return passed
-
-    def _conclude(self, last: Piece, problems: Sequence[Problem]) -> None:
-        """How the turn ended, for the client: text that stands for calls is text."""
-        called = self.calls and self.request.output == "tool_calls"
-        self.finish = Finish("length" if last.finish_reason == "length" else "tool_calls" if called else "stop")
-        self.cut = self._was_cut(last) and any(problem.kind == "truncated" for problem in problems)
-
-    def _was_cut(self, last: Piece) -> bool:
-        """Whether something that the client asked for ended the output: a limit, or one of its stop sequences."""
-        return last.finish_reason == "length" or last.stop is not None
-
-    # A call that the engine doesn't get right by itself
-
-    def _needs_help(self, problems: Sequence[Problem]) -> bool:
-        """Whether a call had to come, or was tried, and none is there, for no reason of the client's."""
-        if not self.tools or self.cut or self.finish.reason == "length":
-            return False
-        if self.grammar is not None:
-            return False  # the engine did what the grammar asks; what only the schema refuses is asked for again
-        if self.request.output != "tool_calls":
-            return bool(_untrue(problems)) or (self.must_call and not self.calls)
-        return not self.calls and (self.must_call or bool(_rejected(problems)))
-
-    async def _enforce(self, text: str, last: Piece) -> tuple[str, Piece] | None:
-        """Keep what of the call may stand, add what must follow, and have the engine go on from there; a call that must
-        come is finished without it in the end. Returns the whole output, or None where a limit or a stop sequence of
-        the client's ended it, or the engine came to no end.
-        """
-        before, tried = self._split(text)
-        guard = await asyncio.to_thread(lambda: Guard(self._grammar("required")))
-        written = guard.feed(tried) + guard.forced()
-        usage = last.usage or Usage()
-        idle = 0
-        for _ in range(_RESUMES):
-            if guard.is_whole or idle == _IDLE:
+    async def guarded(self, guard: Guard) -> AsyncGenerator[Event, None]:
+        """With tools: ask, and go on from what could stand until the turn is valid."""
+        variant, grammar = self.engine.capabilities.variant, self.grammar
+        if self.must_call and grammar is None and not variant.thinks and self.request.output != "pythonic":
+            guard.resume()  # what every such turn begins with isn't asked for
+        while True:
+            taken = len(guard.prefix)
+            calls = guard.calls
+            async with contextlib.aclosing(self._ask(guard, grammar)) as events:
+                async for event in events:
+                    for one in self._handed_on(event, guard):
+                        yield one
+            if guard.broken is None or self._is_spent():
+                break
+            self._count(progress=len(guard.prefix) > taken, called=guard.calls > calls)
+            if self.idle > _IDLE or self.resumes >= min(_RESUMES + self.row_began, _RESUMES_IN_ALL):
+                break
+            guard.resume()
+            if self.idle == _IDLE:
+                guard.help()
+            if guard.over:
                 break
             self.resumes += 1
-            gained, end = await self._go_on(before + written, guard, usage)
-            usage = _sum(usage, end, gained)
-            if end is not None and self._was_cut(end) and not guard.is_whole:
-                self.cut, self.finish = True, Finish("length" if end.finish_reason == "length" else "stop")
-                return None
-            idle = 0 if gained else idle + 1
-            written += gained + guard.forced()
-        if not (guard.is_whole or self.must_call):
-            return None  # what we would make up is no call that the model chose
-        return before + written + guard.finish(), Piece("", "stop", usage)
+            grammar = None  # it tells of whole turns, and this is the rest of one
+        for event in self._conclusion(guard):
+            yield event
 
-    async def _go_on(self, written: str, guard: Guard, usage: Usage) -> tuple[str, Piece | None]:
-        """What the engine adds, as far as it may stand, and its last piece, if it came to that."""
+    row_began = 0
+    """The resumes that there had been when the last call was whole."""
+
+    def _count(self, *, progress: bool, called: bool) -> None:
+        if called:
+            self.row_began = self.resumes
+        self.idle = 0 if progress else self.idle + 1
+        self.resampled += not progress
+
+    def _conclusion(self, guard: Guard) -> Iterator[Event]:
+        """What ends the turn: nothing where the engine came to an end; else what is missing of a call."""
+        cut = self._is_spent() or (self.last is not None and self.last.stop is not None)
+        broken = guard.broken
+        if broken is not None and not cut:
+            guard.problems.append(broken)
+            # What we would make up is no call that the model chose: it is finished only where it has begun, or must be.
+            if guard.is_calling or (self.must_call and not guard.calls):
+                for event in guard.finish():
+                    yield from self._handed_on(event, guard)
+            elif not self.said and not guard.calls:
+                raise OutputError(f"the model tried to call a tool, and no valid call came of it: {broken.detail}")
+        for event in guard.settled():
+            yield from self._handed_on(event, guard)
+        yield from self._rest(guard)
+        called = guard.calls and self.request.output == "tool_calls"
+        self.finish = Finish("length" if self._is_spent() else "tool_calls" if called else "stop")
+
+    async def _ask(self, guard: Guard, grammar: Grammar | None) -> AsyncGenerator[Event, None]:
+        """Have the engine go on, until it ends, goes wrong, or nothing more is wanted of it."""
+        prompt = self.prompt.going_on(guard.prefix)
+        async with contextlib.aclosing(self._pieces(prompt, self._params(), grammar)) as pieces:
+            async for text in pieces:
+                for event in guard.feed(text):
+                    yield event
+                if guard.broken is not None or guard.over:
+                    self.usage = _sum(self.usage, None, self.part)
+                    return
+        assert self.last is not None
+        for event in guard.close(cut=self._was_cut()):
+            yield event
+
+    async def _pieces(
+        self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None
+    ) -> AsyncGenerator[str, None]:
+        """The engine's output as text; control tokens that it gives by id come by themselves. Counts what it costs."""
+        self.last, self.part, count = None, 0, 0
+        async with contextlib.aclosing(self.engine.complete(prompt, params, grammar)) as pieces:
+            async for piece in pieces:
+                for text in self._texts(piece):
+                    self.part += len(text)
+                    self.output.append(text)
+                    yield text
+                count += 1
+                if piece.finish_reason or self._is_deaf(count, params):
+                    self.last = piece if piece.finish_reason else Piece(finish_reason="length")
+                    break
+        if self.last is None:
+            raise EngineError("the engine ended its output without a finish_reason")
+        self.usage = _sum(self.usage, self.last.usage, self.part)
+
+    def _is_deaf(self, count: int, params: SamplingParams) -> bool:
+        """Whether the engine goes on for sure behind the limit that it was given, or without a word."""
+        if count > _MAX_EMPTY and not self.part:
+            return True
+        limit = params.max_tokens
+        return limit is not None and count > limit and self.part > 2 * _CHARACTERS * limit
+
+    part = 0
+    """Characters of what was asked for last."""
+
+    def _texts(self, piece: Piece) -> Iterator[str]:
+        if self.detokenizer is not None and piece.ids:
+            yield from self.detokenizer.feed(piece.ids)
+        elif piece.text:
+            yield piece.text if _is_text(piece.text) else _as_text(piece.text)
+
+    def _params(self) -> SamplingParams:
+        """What is left of the limit; and another try where the last brought nothing."""
         params = self.request.params
         if params.max_tokens is not None:
-            params = replace(params, max_tokens=max(1, params.max_tokens - usage.completion))
-        gained: list[str] = []
-        async with contextlib.aclosing(self.engine.complete(self.prompt.going_on(written), params, None)) as pieces:
-            async for piece in pieces:
-                text = piece.text if _is_text(piece.text) else _as_text(piece.text)
-                passed = guard.feed(text)
-                gained.append(passed)
-                if piece.finish_reason:
-                    return "".join(gained), piece
-                if len(passed) < len(text) or guard.is_whole:
-                    break
-        return "".join(gained), None
-
-    def _split(self, text: str) -> tuple[str, str]:
-        """The output before its calls, and from their first marker on. What was said where a call had to come is no
-        part of it; what was thought is.
-        """
-        thought, end, rest = text.rpartition(THINK_END) if self.engine.capabilities.variant.thinks else ("", "", text)
-        if self.request.output == "pythonic":
-            return thought + end, rest.lstrip()
-        found = [at for marker in (SECTION_BEGIN, CALL_BEGIN) if (at := rest.find(marker)) >= 0]
-        if found:
-            return thought + end + rest[: min(found)], rest[min(found) :]
-        return thought + end, ""
-
-    def _strays(self, text: str) -> list[Problem]:
-        """A pythonic answer holds no call in K2's format, which nobody would check."""
-        found = next((marker for marker in MARKERS if marker in text), None)
-        if self.request.output != "pythonic" or found is None:
-            return []
-        return [Problem("header", None, text, f"expected calls in the pythonic format, got {found}")]
-
-    async def _pieces(self, attempt: int) -> AsyncGenerator[Piece, None]:
-        params = self.request.params
-        if attempt > 1:
+            params = replace(params, max_tokens=max(1, params.max_tokens - self.usage.completion))
+        if self.idle:
             params = replace(
                 params,
                 temperature=max(params.temperature or 0.0, _RETRY_TEMPERATURE),
-                seed=None if params.seed is None else params.seed + attempt,
+                seed=None if params.seed is None else params.seed + self.resumes,
             )
-        async with contextlib.aclosing(self.engine.complete(self.prompt, params, self.grammar)) as pieces:
-            async for piece in pieces:
-                yield piece if _is_text(piece.text) else replace(piece, text=_as_text(piece.text))
+        return params
 
-    def is_answered(self, report: Report) -> bool:
-        """Whether asking again is of no use: valid calls came through, none was tried, or the client's limit cut it."""
-        if self.cut or self.finish.reason == "length":
-            return True
-        if _untrue(report.problems) if self.request.output != "tool_calls" else _rejected(report.problems):
-            return bool(self.calls) and self.request.output == "tool_calls"
-        return bool(self.calls) or not self.must_call
+    def _was_cut(self, *reasons: str) -> bool:
+        """Whether something that the client asked for ended the output: a limit, or one of its stop sequences."""
+        return self.last is not None and (self.last.finish_reason == "length" or (not reasons and self.last.stop is not None))
 
-    def insist(self, report: Report, *, spoken: bool) -> None:
-        """Raises OutputError where nothing that may be handed on is left: no call that had to be, or no word at all."""
-        if self.is_answered(report) or (spoken and not self.must_call):
+    def _is_spent(self) -> bool:
+        """Whether the client's limit is reached."""
+        limit = self.request.params.max_tokens
+        return self._was_cut("length") or (
+            self.last is None and limit is not None and self.usage.completion >= limit and self.guard is not None
+            and self.guard.broken is not None
+        )
+
+    # What the client gets
+
+    def _handed_on(self, event: Event, guard: Guard) -> Iterator[Event]:
+        """An event in the form that the client wants: a call as such, or the text of the whole turn."""
+        self.said = self.said or isinstance(event, ContentDelta)
+        if self.request.output == "tool_calls":
+            yield event
+        elif self.request.output == "raw":
+            yield from self._unshown(guard.spelled)
+
+    def _rest(self, guard: Guard) -> Iterator[Event]:
+        """What a client of text hasn't got yet."""
+        if self.request.output == "tool_calls":
             return
-        asked = "a tool call was required" if self.must_call else "the model tried to call a tool"
-        details = "; ".join(problem.detail for problem in report.problems[:3]) or "it wrote text instead"
-        raise OutputError(f"{asked}, and no valid one came in {report.attempts} attempts: {details}")
+        text = guard.spelled if guard.is_calling else guard.close_spelling()
+        if self.request.output == "pythonic" and self._is_as_written(guard):
+            text = "".join(self.output)
+        yield from self._unshown(text)
+
+    def _is_as_written(self, guard: Guard) -> bool:
+        """Whether the model's own text is what it should be: it may be written in another way than ours."""
+        return not (guard.violations or guard.forced or any(one.action != "dropped" for one in guard.problems))
+
+    def _unshown(self, text: str) -> Iterator[ContentDelta]:
+        if len(text) > self.shown:
+            yield ContentDelta(text[self.shown :])
+            self.shown = len(text)
+
+    def report(self) -> Report:
+        guard = self.guard
+        if guard is None:
+            return Report("".join(self.output), self.usage, guided=False)
+        return Report(
+            guard.spelled if self.resumes else "".join(self.output),
+            self.usage,
+            guided=self.grammar is not None,
+            problems=tuple(guard.problems),
+            violations=dict(guard.violations),
+            resumes=self.resumes,
+            resampled=self.resampled,
+            generated=guard.generated,
+            forced=guard.forced,
+        )
 
 
-def _rejected(problems: Sequence[Problem]) -> list[Problem]:
-    """The problems that cost a call."""
-    return [problem for problem in problems if problem.action == "rejected"]
-
-
-def _untrue(problems: Sequence[Problem]) -> list[Problem]:
-    """Those for which the text as it stands is not what it should be: whoever parses it may not mend as we do."""
-    return [problem for problem in problems if problem.action != "dropped"]
-
-
-def _sum(usage: Usage, end: Piece | None, gained: str) -> Usage:
+def _sum(usage: Usage, more: Usage | None, characters: int) -> Usage:
     """The usage with another part's; of a part that was broken off only its text is known."""
-    if end is not None and end.usage is not None:
-        more = end.usage
-        return replace(usage, prompt=usage.prompt + more.prompt, completion=usage.completion + more.completion)
-    return replace(usage, completion=usage.completion + -(-len(gained) // _CHARACTERS))
-
-
-def _surplus(call: Sequence[ToolCallBegin | ArgumentsDelta]) -> Problem:
-    name = next((event.name for event in call if isinstance(event, ToolCallBegin)), None)
-    text = "".join(event.id if isinstance(event, ToolCallBegin) else event.text for event in call)
-    return Problem("surplus", name, text, "one call was allowed, and this is another")
+    if more is None:
+        return replace(usage, completion=usage.completion + -(-characters // _CHARACTERS))
+    return Usage(
+        usage.prompt or more.prompt,
+        usage.completion + more.completion,
+        usage.cached or more.cached,
+        usage.forced + more.forced,
+    )
 
 
 def _is_text(text: str) -> bool:

@@ -11,6 +11,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from abruzzi import RequestError, Tool, parse
 from abruzzi.guide.grammar import Grammar, ToolFormat
+from abruzzi.protocol.variants import K2_6
 from tests.conftest import PING, WEATHER, section
 
 BYTES = LLTokenizer("byte")
@@ -68,6 +69,32 @@ CALL = section(("functions.get_weather:0", SHANGHAI))
 )
 def test_what_a_turn_may_be(grammar: Grammar, text: str, expected: bool) -> None:
     assert accepts(grammar, text) is expected
+
+
+@pytest.mark.parametrize(
+    ("variant", "thinking", "good", "bad"),
+    [
+        ("k2.5", None, ["Hm.</think>" + CALL, "</think>" + CALL, "a <b> </th\n</think>" + CALL], [CALL, "Hm." + CALL]),
+        ("k2.5", False, [CALL], ["Hm.</think>" + CALL]),
+        ("k2-thinking", None, ["<think>Hm.</think>" + CALL], [CALL, "Hm.</think>" + CALL]),
+        ("k2", True, [CALL], ["Hm.</think>" + CALL]),
+    ],
+)
+def test_a_variant_that_thinks_does_so_before_its_calls(
+    variant: str, thinking: bool | None, good: list[str], bad: list[str]
+) -> None:
+    grammar = Grammar.for_turn(TOOLS, tool_choice="required", variant=variant, thinking=thinking)
+    assert [text for text in (*good, *bad) if accepts(grammar, text)] == good
+
+
+def test_what_follows_the_thinking_is_text_or_calls_as_ever() -> None:
+    auto, none = (Grammar.for_turn(TOOLS, tool_choice=choice, variant=K2_6) for choice in ("auto", "none"))
+    for text in ("", "It is sunny.", "Let me see." + CALL, CALL):
+        assert accepts(auto, "Hm.</think>" + text)
+        assert accepts(none, "Hm.</think>" + text) == (CALL not in text)
+    assert not accepts(auto, "It is sunny.")
+    pythonic = Grammar.for_turn(TOOLS, tool_choice="required", variant=K2_6, tool_format="pythonic")
+    assert accepts(pythonic, "Hm.</think>[ping()]") and not accepts(pythonic, "[ping()]")
 
 
 SCHEMA = {
@@ -247,9 +274,40 @@ def test_a_name_that_the_pythonic_format_cannot_carry_is_refused() -> None:
             Grammar.for_turn([tool], tool_format="pythonic")
 
 
-def test_every_real_tool_compiles_in_both_formats(shared: Path) -> None:
+def real_tools(shared: Path) -> list[Tool]:
     with lzma.open(shared / "schemas" / "mcp_tools.jsonl.xz", "rt") as lines:
-        tools = [Tool.from_openai(json.loads(line)["tool"]) for line in lines][::20]
-    for tool in tools:
-        for grammar in (Grammar.for_turn([tool]), Grammar.for_turn([tool], tool_format="pythonic")):
-            assert not LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar.lark)), tool.name
+        return [Tool.from_openai(json.loads(line)["tool"]) for line in lines]
+
+
+def test_every_real_tool_gets_a_grammar_and_nearly_all_an_exact_one(shared: Path) -> None:
+    tools = real_tools(shared)
+    loose = 0
+    for start in range(0, len(tools), 200):
+        grammar = Grammar.for_turn(tools[start : start + 200], parallel_tool_calls=False)
+        assert not LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar.lark))
+        loose += sum(not one.exact for one in grammar.signatures)
+    assert loose < 10
+
+
+def test_every_real_tool_compiles_in_the_pythonic_format(shared: Path) -> None:
+    for tool in real_tools(shared)[::20]:
+        lark = Grammar.for_turn([tool], tool_format="pythonic").lark
+        assert not LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(lark)), tool.name
+
+
+def test_numbers_that_no_64_bits_hold_and_odd_names_are_no_hindrance() -> None:
+    values = {"größe": {"type": "integer", "maximum": 10**30}, "\"'\\": {"const": "\ud83d\ude00 \x7f"}}
+    tool = Tool("größe.messen-2", None, {"type": "object", "properties": values})
+    text = section(("functions.größe.messen-2:0", json.dumps({"größe": 5}, ensure_ascii=False)))
+    assert accepts(Grammar.for_turn([tool]), text)
+
+
+def test_more_tools_than_llguidance_can_hold_get_a_looser_grammar(shared: Path) -> None:
+    with lzma.open(shared / "schemas" / "maskbench.jsonl.xz", "rt") as lines:
+        schemas = [json.loads(line)["schema"] for line in lines]
+    tools = [
+        Tool(f"f{i}", None, schema) for i, schema in enumerate(schemas) if "object" in schema.get("type", "object")
+    ]
+    grammar = Grammar.for_turn([*tools, WEATHER])
+    assert "INDEX" in grammar.lark and '{"type": "object"}' in grammar.lark
+    assert accepts(grammar, CALL)

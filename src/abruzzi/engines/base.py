@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.prompt import Prompt
+from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import Variant
 
 
@@ -21,6 +22,8 @@ class SamplingParams:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    """How many alternatives to offer with each token, where the engine can."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -47,6 +50,10 @@ class Piece:
     usage: Usage | None = None
     stop: str | None = None
     """With a `finish_reason` of `stop`: which of the request's stop sequences it was, where the engine tells."""
+    ids: tuple[int, ...] = ()
+    """The tokens, where the engine gives them and has a tokenizer; what they say counts, whatever `text` says."""
+    alternatives: tuple[tuple[str, float], ...] = ()
+    """For a piece of one token: others that might have come, and the logarithms of their probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,8 @@ class Capabilities:
     constrains: bool
     """Whether it keeps its output within a `Grammar`."""
     context_length: int | None = None
+    tokenizer: Tokenizer | None = None
+    """The model's own, of an engine that gives token ids."""
 
 
 @runtime_checkable

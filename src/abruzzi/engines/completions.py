@@ -103,7 +103,8 @@ async def _pieces(content: aiohttp.StreamReader) -> AsyncGenerator[Piece, None]:
                 yield Piece(choice["text"])
     if reason is None:
         raise EngineError("the engine ended its stream without a finish_reason")
-    yield Piece("", "length" if reason == "length" else "stop", usage, stop if isinstance(stop, str) else None)
+    told = stop if isinstance(stop, str) else None
+    yield Piece(finish_reason="length" if reason == "length" else "stop", usage=usage, stop=told)
 
 
 def _reason(body: str) -> str:

@@ -1,105 +1,457 @@
-"""An output followed through a grammar, character by character: what of it may stand, what must come next, and how it
-can be brought to an end.
+"""The guard: an output on its way to the client, of which only what some valid output begins with is let through.
 
-For engines that can't be constrained: their text is cut where no valid output goes on like that, and they are asked to
-go on from what is left.
+    engine ── text ──> Guard: parser ── events ──> matcher of the call's schema ──> events for the client
+                         │
+                         └─ broken: `resume` adds what must follow; the engine goes on behind `prefix`
+
+What an engine writes is read by the codec's parser, which forgives what is unambiguous, and the arguments of each call
+are followed character by character. What went out is never taken back: it is the beginning of a valid turn, and there
+is always a way on, the engine's or, in the end, our own (`finish`).
 """
 
 from __future__ import annotations
 
-import string
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
 
-from llguidance import LLMatcher, LLTokenizer
-
-from abruzzi.guide.grammar import Grammar
+from abruzzi.guide.matcher import Matcher, common_prefix
+from abruzzi.guide.schema import Schemas
+from abruzzi.guide.spelling import Spelling, spelling_of
 from abruzzi.protocol.errors import OutputError
+from abruzzi.protocol.events import (
+    ArgumentsDelta,
+    ContentDelta,
+    Event,
+    Problem,
+    ProblemKind,
+    ReasoningDelta,
+    ToolCallBegin,
+    ToolCallEnd,
+)
+from abruzzi.protocol.markers import CALL_BEGIN, SECTION_BEGIN
+from abruzzi.protocol.messages import Tool
+from abruzzi.protocol.parser import Parser, StreamParser
+from abruzzi.protocol.prompt import Control, going_on
+from abruzzi.protocol.pythonic import PythonicParser
+from abruzzi.protocol.variants import Variant
 
-# Longer than the shortest completion of any schema in use; a pattern may have none that is found by going ahead.
-_LONGEST = 20_000
-# What is tried first to come to an end: what closes, what separates, digits, letters; then whatever there is.
-_ORDER = b"}])\"',:1023456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_ [{(-./@+"
-_RANK = {byte: rank for rank, byte in enumerate(_ORDER)} | dict.fromkeys(b"<\\", 1000)
-_TILDE = ord("~")
-_CLOSING = b"}])\"'"
-# How often one character is written in a row before others are tried.
-_PATIENCE = 24
-_STRIDE = 37
-_ALPHANUMERIC = frozenset((string.ascii_letters + string.digits).encode())
-
-
-@lru_cache(maxsize=1)
-def _bytes() -> LLTokenizer:
-    """A vocabulary of the 256 bytes: of an engine's own tokens nothing is known."""
-    return LLTokenizer("byte")
+# Characters that may come without a word of them standing: the longest header, or white space before a call.
+_MAX_SILENCE = 2_000
+# Steps of the shortest way to the end of a call; no schema in use takes a tenth of them.
+_MAX_STEPS = 5_000
+_PREFIX = "functions."
+_HEADS = (SECTION_BEGIN, CALL_BEGIN)
 
 
 class Guard:
-    """Takes an output piece by piece and lets through what some valid output begins with."""
+    """Reads one turn. `feed` and `close` take what the engine writes and return the events that may go out.
 
-    def __init__(self, grammar: Grammar) -> None:
-        """Raises OutputError for a grammar that is too much for llguidance."""
-        self._matcher = LLMatcher(_bytes(), LLMatcher.grammar_from_lark(grammar.lark))
-        if self._matcher.is_error():
-            raise OutputError(f"the grammar of this turn can't be followed: {self._matcher.get_error()}")
+    `tools`: those that may be called. `must_call`: a call has to come, and no content. `one_call`: the turn is over
+    with its first call. `by_id`: the pieces were made of token ids, so that only a `Control` is a marker.
 
-    def feed(self, text: str) -> str:
-        """The longest beginning of `text` with which a valid output may go on; it is shorter than `text` where none
-        goes on with the next character.
+    `broken` says what is wrong with the engine's output where it can't go on as it is; then either `resume` and have
+    the engine go on behind `prefix`, or `finish`.
+    """
+
+    def __init__(
+        self,
+        tools: Sequence[Tool],
+        schemas: Schemas,
+        variant: Variant,
+        *,
+        must_call: bool = False,
+        one_call: bool = False,
+        first_index: int = 0,
+        thinking: bool | None = None,
+        pythonic: bool = False,
+        by_id: bool = False,
+    ) -> None:
+        self._tools = tools
+        self._schemas = schemas
+        self._variant = variant
+        self._must_call = must_call
+        self._one_call = one_call
+        self._first_index = first_index
+        self._thinking = thinking
+        self._pythonic = pythonic
+        self._by_id = by_id
+        self._parser = self._new_parser()
+        self._spelling: Spelling = spelling_of(variant, thinking, pythonic=pythonic)
+        self._name: str | None = None  # the tool of the call that is open
+        self._matcher: Matcher | None = None
+        self._header = ""  # the beginning of a tool's name, behind a call's head
+        self._calling = False  # whether a call's head is part of the prefix
+        self._queue: list[Event] = []  # what we wrote, until the engine has gone on from there
+        # The spelling, the calls and the queue before what only we have written.
+        self._before: tuple[Spelling, int, int] | None = None
+        self._lead = ""  # what the engine's part begins with, until it is told to go on or to begin anew
+        self._at_head = False
+        self._silence = 0
+        self.calls = 0
+        """Calls that are whole."""
+        self.broken: Problem | None = None
+        self.over = False
+        """Whether nothing more is wanted of the engine."""
+        self.problems: list[Problem] = []
+        """What was mended or dropped."""
+        self.violations: Counter[ProblemKind] = Counter()
+        """How often the engine's output couldn't go on as it was."""
+        self.generated = 0
+        """Characters that the engine wrote."""
+        self.forced = 0
+        """Characters that were added."""
+
+    def _new_parser(self) -> Parser:
+        check = self._schemas.fault
+        options = {"tools": self._tools, "variant": self._variant, "check": check, "thinking": self._thinking}
+        if self._pythonic:
+            return PythonicParser(first_index=self._first_index, refuses_k2=True, **options)  # type: ignore[arg-type]
+        return StreamParser(first_index=self._first_index, by_id=self._by_id, **options)  # type: ignore[arg-type]
+
+    # What the engine writes
+
+    def feed(self, text: str) -> list[Event]:
+        """Take the next piece of output."""
+        self.generated += len(text)
+        events: list[Event] = []
+        if self._at_head:
+            text = self._begin_part(text)
+        if text:
+            self._silence += len(text)
+            self._read(self._parser.feed(text), events)
+            self._look_closer(events)
+        return events
+
+    def close(self, *, cut: bool) -> list[Event]:
+        """The engine ended its output; `cut`: a limit or a stop sequence of the client's ended it."""
+        events: list[Event] = []
+        lead, self._lead, self._at_head = self._lead, "", False
+        if lead:
+            self._read(self._parser.feed(lead), events)
+        self._read(self._parser.close(cut=cut), events)
+        if cut and self.broken is not None and self.broken.kind == "truncated":
+            self.problems.append(self.broken)
+            self.broken = None
+            return events
+        if self.broken is None and not self.over and not cut:
+            if self._matcher is not None:
+                self._break("truncated", "the output ended inside the call")
+            elif self._calling or (self._must_call and not self.calls):
+                self._break("missing", "expected a tool call, got the end of the output")
+        if self.broken is None:
+            events += self.settled()
+        return events
+
+    def settled(self) -> list[Event]:
+        """What we wrote and may go out now that the engine has come to an end; what only we have begun may not."""
+        self._calling = False
+        if self._matcher is not None and self._before is not None:
+            self._forget_queue()
+        events, self._queue = self._queue, []
+        return events
+
+    def _begin_part(self, text: str) -> str:
+        """Some engines answer once more from a call's head when they are asked to go on behind it. Returns what is to
+        be read of the text: nothing until that is told, and then what goes on.
         """
-        data = text.encode()
-        taken = self._matcher.try_consume_tokens(list(data))
-        if taken == len(data):
-            return text
-        passed = data[:taken].decode(errors="ignore")
-        # A character of which only some bytes could stand does not.
-        self._matcher.rollback(taken - len(passed.encode()))
-        return passed
+        self._lead += text
+        begun = self._lead.lstrip()
+        # Behind a whole call another may begin, but no other section.
+        heads = _HEADS if self._calling or self._matcher is not None else _HEADS[:1] if self._before is not None else ()
+        if len(self._lead) < _MAX_SILENCE and heads and not self._pythonic:
+            if not begun or any(marker.startswith(begun) and marker != begun for marker in heads):
+                return ""
+        again = None if self._pythonic else next((marker for marker in heads if begun.startswith(marker)), None)
+        if again is not None and self._matcher is not None and self._before is None:
+            return self._skip_known(begun, again)
+        lead, self._lead, self._at_head = self._lead, "", False
+        if again is None:
+            return lead
+        self._forget_queue()
+        self._begin_parser(str(self._spelling))
+        return Control(lead) if isinstance(text, Control) else lead
 
-    def forced(self) -> str:
-        """What every valid output goes on with from here; it counts as taken."""
-        forced: str = self._matcher.compute_ff_bytes().decode(errors="ignore")
-        self._matcher.try_consume_tokens(list(forced.encode()))
-        return forced
+    def _skip_known(self, begun: str, head: str) -> str:
+        """Skip what the prefix holds already of an answer that begins anew."""
+        known = self.prefix
+        known = known[known.rfind(head) :]
+        if known.startswith(begun) and len(begun) < len(known):
+            return ""
+        self._lead, self._at_head = "", False
+        if begun.startswith(known):
+            return begun[len(known) :]
+        self._break("header", f"expected the call to go on, got {begun[:60]!r}")
+        return ""
+
+    def _forget_queue(self) -> None:
+        """What we wrote of a call never was."""
+        if self._before is not None:
+            self._spelling, self.calls, queued = self._before
+            self._name = self._matcher = self._before = None
+            del self._queue[queued:]
+        self._calling, self._header = False, ""
+
+    def _read(self, events: Iterable[Event], passed: list[Event]) -> None:
+        for event in events:
+            if self.broken is not None or self.over:
+                break
+            self._on(event, passed)
+
+    def _look_closer(self, passed: list[Event]) -> None:
+        """What no event tells of yet may be wrong for sure."""
+        if passed or (self._matcher is not None and self._matcher.pending):
+            self._silence = 0
+        if self.broken is not None or self.over:
+            return
+        if self._parser.over:
+            self._read(self._parser.close(), passed)
+            if self.broken is None and not self.over:
+                self._end_early()
+            return
+        wrong = self._parser.stuck
+        if wrong is None and self._silence > _MAX_SILENCE:
+            wrong = f"expected a call, got {_MAX_SILENCE} characters of none"
+        if wrong is None:
+            return
+        if self.calls and self._matcher is None and not self._parser.header.strip():
+            # Behind a whole call, and no other has begun.
+            self.problems.append(Problem("stray", None, "", wrong, "dropped"))
+            self.over = True
+        else:
+            self._break("syntax" if self._pythonic else "header", wrong)
+
+    def _end_early(self) -> None:
+        """The turn's end has come, and the engine may go on behind it."""
+        if self._matcher is not None:
+            self._break("truncated", "the turn ended inside the call")
+        elif self._must_call and not self.calls:
+            self._break("missing", "expected a tool call, got the end of the turn")
+        else:
+            self.over = True
+
+    def _on(self, event: Event, passed: list[Event]) -> None:
+        match event:
+            case ReasoningDelta(text):
+                self._spelling.reasoning(text)
+                passed.append(event)
+            case ContentDelta(text):
+                self._on_content(text, passed)
+            case ToolCallBegin(name=name):
+                if self.calls and self._one_call:
+                    self.problems.append(Problem("surplus", name, event.id, "one call was allowed, and this is another"))
+                    self.over = True
+                else:
+                    self._open(name, passed)
+            case ArgumentsDelta(text=text):
+                self._argue(text, passed)
+            case ToolCallEnd():
+                self._end(passed)
+            case Problem(action="rejected"):
+                self._break(event.kind, event.detail, event)
+            case Problem():
+                self.problems.append(event)
+
+    def _on_content(self, text: str, passed: list[Event]) -> None:
+        if self._must_call:
+            if self.calls:
+                self.over = True
+            elif not text.isspace():
+                self._break("missing", f"expected a tool call, got {text[:60]!r}")
+            return
+        self._spelling.content(text)
+        passed.append(ContentDelta(text))
+
+    def _open(self, name: str, passed: list[Event]) -> None:
+        self._name, self._header, self._calling = name, "", False
+        self._matcher = self._schemas[name].matcher()
+        id = f"{_PREFIX}{name}:{self._first_index + self.calls}"
+        self._spelling.begin(id, name)
+        passed.append(ToolCallBegin(self.calls, id, name))
+
+    def _argue(self, text: str, passed: list[Event]) -> None:
+        assert self._matcher is not None
+        before = len(self._matcher.pending) if self._before is not None else 0
+        sure = self._matcher.feed(text)
+        if sure:
+            self._spelling.arguments(sure)
+        if self._queue and passed is not self._queue and (sure or len(self._matcher.pending) > before):
+            self._flush(passed)
+        if sure:
+            passed.append(ArgumentsDelta(self.calls, sure))
+        if self._matcher.fault is not None:
+            self._break("schema", self._matcher.fault)
+
+    def _flush(self, passed: list[Event]) -> None:
+        """The engine went on from what we wrote."""
+        self._before = None
+        passed += self._queue
+        self._queue.clear()
+
+    def _end(self, passed: list[Event]) -> None:
+        assert self._matcher is not None
+        if not self._matcher.whole:
+            self._break("truncated", "the call ended inside its arguments")
+            return
+        if passed is not self._queue:
+            self._flush(passed)
+        self._spelling.end()
+        self._name = self._matcher = None
+        passed.append(ToolCallEnd(self.calls))
+        self.calls += 1
+        self.over = self._one_call
+
+    def _break(self, kind: ProblemKind, detail: str, problem: Problem | None = None) -> None:
+        self.broken = problem or Problem(kind, self._name, "", detail)
+        self.violations[self.broken.kind] += 1
+        if self._matcher is None and self._tools:
+            self._header = self._begun_name(self._parser.header) or self._header
+            self._calling = True
+
+    def _begun_name(self, header: str) -> str:
+        """As much of a damaged head as a tool's name begins with."""
+        text = header.strip()
+        text = text.removeprefix(_PREFIX)
+        return max((common_prefix(tool.name, text) for tool in self._tools), key=len, default="")
+
+    # What we write
 
     @property
-    def is_whole(self) -> bool:
-        """Whether what was taken is a valid output."""
-        return bool(self._matcher.is_accepting())
+    def is_calling(self) -> bool:
+        """Whether a call has gone out in part."""
+        return self._matcher is not None and self._before is None
 
-    def finish(self) -> str:
-        """A short way to the end of a valid output; it counts as taken. Raises OutputError where none is found."""
-        written = bytearray(self.forced().encode())
-        while not self.is_whole:
-            allowed = self._allowed()
-            if not allowed or len(written) > _LONGEST:
-                raise OutputError("no valid end of the call was found")
-            byte = self._next(allowed)
-            if written[-_PATIENCE:] == bytes((byte,)) * _PATIENCE:
-                # In a circle (in a pattern), out of which another may lead.
-                others = [one for one in allowed if one in _ALPHANUMERIC] or allowed
-                byte = others[len(written) * _STRIDE % len(others)]
-            self._matcher.try_consume_tokens([byte])
-            written.append(byte)
-            written += self.forced().encode()
-        return written.decode()
+    @property
+    def prefix(self) -> str:
+        """The turn so far: what the engine is to go on behind."""
+        if self._matcher is not None:
+            pending = "" if self._pythonic else self._matcher.pending
+            return f"{self._spelling}{pending}"
+        return f"{self._spelling}{self._spelling.head(self._header)}" if self._calling else str(self._spelling)
 
-    def _allowed(self) -> list[int]:
-        mask = self._matcher.compute_bitmask()
-        return [byte for byte in range(256) if mask[byte >> 3] >> (byte & 7) & 1]
+    def resume(self) -> None:
+        """Make ready to go on behind `prefix`, to which all that must follow was added."""
+        if self.broken is None and self._must_call and not self.calls:
+            self._calling = True
+        self._recover()
+        queued = len(self._queue)
+        if self._before is None and self._matcher is None:
+            self._before = (deepcopy(self._spelling), self.calls, queued)
+        self._force()
+        if len(self._queue) == queued:
+            self._before = None
+        self._begin_parser(self.prefix)
+        self._at_head = True
 
-    def _next(self, allowed: list[int]) -> int:
-        """The byte that leads to the end. In a string, where almost anything may stand, that is its own quote."""
-        quotes = [byte for byte in allowed if byte in b"\"'"]
-        if _TILDE in allowed and quotes:
-            for quote in quotes:
-                if self._ends_string(quote):
-                    return quote
-            allowed = [byte for byte in allowed if byte not in _CLOSING] or allowed
-        return min(allowed, key=lambda byte: _RANK.get(byte, 500 + byte))
+    def help(self) -> None:
+        """Write the next part of the call ourselves: the engine doesn't come to it."""
+        if self._matcher is None:
+            return
+        try:
+            self._write(self._matcher.step())
+        except LookupError:
+            return
+        self._force()
+        self._begin_parser(self.prefix)
 
-    def _ends_string(self, quote: int) -> bool:
-        ahead = self._matcher.deep_copy()
-        ahead.try_consume_tokens([quote])
-        mask = ahead.compute_bitmask() if not ahead.is_stopped() else b"\0" * 64
-        return not mask[_TILDE >> 3] >> (_TILDE & 7) & 1
+    def finish(self) -> list[Event]:
+        """End the turn without the engine, by the shortest way. Raises OutputError where none is found."""
+        self._recover()
+        try:
+            if self._matcher is None and self._must_call and not self.calls:
+                self._open_any()
+            steps = 0
+            while self._matcher is not None and not self._matcher.whole:
+                self._write(self._matcher.step())
+                self._matcher.recover()
+                steps += 1
+                if steps > _MAX_STEPS:
+                    raise LookupError("no end of its arguments was found")
+        except LookupError as error:
+            raise OutputError(f"a call of {self._name or 'a tool'} can't be finished: {error}") from None
+        if self._matcher is not None:
+            self._end(self._queue)
+        self.over = True
+        events, self._queue = self._queue, []
+        return events
+
+    @property
+    def spelled(self) -> str:
+        """The turn so far, as it is written without mistakes."""
+        return str(self._spelling)
+
+    def close_spelling(self) -> str:
+        """The whole turn, as it is written without mistakes."""
+        self._spelling.close()
+        return str(self._spelling)
+
+    def _recover(self) -> None:
+        self.broken = None
+        self._silence, self._lead = 0, ""
+        if self._matcher is None:
+            return
+        self._matcher.recover()
+        left = self._spelling.settle()
+        if left is not None and self._name is not None:
+            self._matcher = self._schemas[self._name].matcher()
+            self._matcher.feed(left)
+
+    def _force(self) -> None:
+        """Write what every valid turn goes on with."""
+        while not self.over:
+            if self._matcher is None:
+                if not self._calling:
+                    return
+                names = [tool.name for tool in self._tools if tool.name.startswith(self._header)]
+                if len(names) != 1:
+                    longer = _shared(names)
+                    self.forced += len(longer) - len(self._header)
+                    self._header = longer
+                    return
+                self._open(names[0], self._queue)
+            elif self._matcher.whole:
+                self._end(self._queue)
+                return
+            else:
+                text = self._matcher.forced()
+                if not text or (self._pythonic and not self._is_writable(text)):
+                    return
+                self._write(text)
+
+    def _is_writable(self, text: str) -> bool:
+        """Whether JSON's text has a twin in the pythonic format by itself."""
+        assert self._matcher is not None
+        return text in ("}", ": ") or (text == "{" and not self._matcher.text) or (text[-1] == '"' and len(text) > 3)
+
+    def _write(self, text: str) -> None:
+        self.forced += len(text)
+        self._argue(text, self._queue)
+        self.broken = None
+
+    def _open_any(self) -> None:
+        """Begin a call of the tool that the engine seems to mean, or of any that can be finished."""
+        meant = [tool for tool in self._tools if tool.name.startswith(self._header)] if self._header else []
+        for tool in (*meant, *self._tools):
+            matcher = self._schemas[tool.name].matcher()
+            try:
+                while not matcher.whole:
+                    matcher.feed(matcher.step())
+                    matcher.recover()
+            except LookupError:
+                continue
+            self._open(tool.name, self._queue)
+            return
+        raise LookupError("no arguments were found that its schema allows")
+
+    def _begin_parser(self, text: str) -> None:
+        """A parser that stands behind the text."""
+        self._parser = self._new_parser()
+        for part in going_on(text, self._variant) if self._by_id else (text,):
+            self._parser.feed(part)
+
+
+def _shared(names: Sequence[str]) -> str:
+    shared = names[0] if names else ""
+    for name in names[1:]:
+        shared = common_prefix(shared, name)
+    return shared

@@ -1,22 +1,26 @@
-"""A JSON Schema as grammar rules for Python literals, for the pythonic call format.
+"""Turns of calls as Python writes them, in llguidance's dialect of Lark.
 
-llguidance compiles JSON Schema to JSON only. Here the part of JSON Schema that tools use is written out for `'x'`,
-`True` and `None`; what is spelled alike in both, numbers and strings in double quotes, is left to llguidance where it
-has a pattern, a format or bounds. Whatever is beyond that becomes the nearest looser rule, and the finished call is
-validated in any case. Stricter than the schema are only the order of the properties, which is the schema's, and that
-an object that lists its properties takes no others unless it says so.
+llguidance compiles JSON Schema to JSON only, so the schemas are written out for `'x'`, `True` and `None`; what is
+spelled alike in both, numbers and strings in double quotes, is left to llguidance where it has a pattern, a format or
+bounds.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-import jsonschema_rs
-
-from abruzzi.guide.lark import fault, quoted
-from abruzzi.protocol.references import alternatives
+from abruzzi.guide.lark import REST, fault, quoted, reasoned
+from abruzzi.guide.outline import Outline
+from abruzzi.guide.rules import SchemaRules, any_of
+from abruzzi.guide.schema import arguments_schema
+from abruzzi.guide.signature import without_boundaries
+from abruzzi.protocol.errors import RequestError
+from abruzzi.protocol.messages import Tool
+from abruzzi.protocol.pythonic import writable_keyword, writable_name
+from abruzzi.protocol.references import alternatives, united
 
 # Strings as `repr` writes them. Control characters stay out, so that a string ends on its line.
 LITERALS = r"""
@@ -33,127 +37,98 @@ py_list: "[" (py_value (", " py_value)*)? "]"
 py_dict: "{" (py_pair (", " py_pair)*)? "}"
 py_pair: py_string ": " py_value
 """
-_MAX_DEPTH = 24
-# A schema that refers to itself in ever new ways ends here.
-_MAX_VALUES = 4000
-# Unrolling a bounded repetition costs grammar size; past this a bound is left to the validator.
-_MAX_COUNT = 64
-# Counting an object's members costs a rule a member for each that is counted.
-_MAX_LEAST = 8
 _NUMBER = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _LENGTH = ("minLength", "maxLength")
 
 
-class PythonicRules:
-    """Collects the Lark rules of one tool, whose schema is `root`; they need `LITERALS` beside them, and begin with
-    `prefix`.
-    """
+def check(tools: Sequence[Tool]) -> None:
+    """Raises RequestError for a name that can't be written as Python does."""
+    for t, tool in enumerate(tools):
+        if not writable_name(tool.name):
+            raise RequestError(f"{tool.name!r} can't be written in the pythonic format", f"tools[{t}].function.name")
+        schema = arguments_schema(tool)
+        for name in united(schema, schema)["properties"]:
+            if not writable_keyword(name):
+                where = f"tools[{t}].function.parameters.properties.{name}"
+                raise RequestError(f"the parameter {name!r} can't be written in the pythonic format", where)
 
-    def __init__(self, prefix: str, root: Mapping[str, Any]) -> None:
-        self._prefix = prefix
-        self._root = root
-        self._rules: list[str] = []
-        self._values: dict[str, str] = {}
 
-    def __str__(self) -> str:
-        return "\n".join(self._rules)
+@lru_cache(maxsize=128)
+def spelled(turn: Outline, control_tokens: bool = False) -> str:
+    """`[NAME(KEY=VALUE, ...), ...]`, or text that begins otherwise. `control_tokens`: whether `</think>` is one."""
+    text = rf"/([^\[<\s]{REST})?/"
+    if not turn.signatures:
+        return reasoned(turn, text, control_tokens)
+    calls, rules = [], []
+    for t, one in enumerate(turn.signatures):
+        arguments, more = _arguments(one.schema, t)
+        calls.append(f'{quoted(f"{one.name}(")} {arguments} ")"')
+        rules.append(more)
+    start = f'"[" call (", " call){{0,{turn.most - 1}}} "]"' if turn.most > 1 else '"[" call "]"'
+    start = reasoned(turn, f"{start} | {text}" if turn.may_answer else start, control_tokens)
+    return "\n".join((start, f"call: {' | '.join(calls)}", LITERALS, *rules))
+
+
+@lru_cache(maxsize=1024)
+def _arguments(text: str, t: int) -> tuple[str, str]:
+    """The rule of a tool's arguments and the rules that it needs: of the whole schema, or else of the names alone."""
+    schema = json.loads(text)
+    whole = united(schema, schema)
+    names = {
+        "properties": {name: {} for name in whole["properties"]},
+        "required": whole["required"],
+        "additionalProperties": bool(whole["additionalProperties"]),
+    }
+    for candidate in (without_boundaries(schema), names):
+        rules = PythonicRules(f"py_{t}", candidate)
+        arguments = rules.arguments()
+        if not fault(f"start: {arguments}\n{LITERALS}\n{rules}"):
+            return arguments, str(rules)
+    raise AssertionError("a grammar of names alone compiles")
+
+
+class PythonicRules(SchemaRules):
+    """The rules of Python literals; they need `LITERALS` beside them."""
+
+    anything = "py_value"
+    true_or_false = "py_boolean"
+    null = '"None"'
 
     def arguments(self) -> str:
-        """The name of the rule for `a=1, b='x'`: the declared properties in their order, optional ones or not, then
-        others where the schema takes them.
-        """
+        """The name of the rule for `a=1, b='x'`."""
         options = alternatives(self._root, self._root) or [{}]
-        return self._rule(_any(self._members(option, lambda name: f"{name}=", "PY_KEYWORD", 0) for option in options))
+        return self.rule(
+            any_of(self.members(one, 0, lambda name: quoted(f"{name}="), self._other_keyword) for one in options)
+        )
 
-    def _rule(self, body: str) -> str:
-        name = f"{self._prefix}_{len(self._rules)}"
-        self._rules.append(f"{name}: {body}")
+    def define(self, name: str, body: str) -> str:
+        return f"{name}: {body}"
+
+    def literal(self, value: Any) -> str:
+        return quoted(_repr(value))
+
+    def key(self, name: str) -> str:
+        return quoted(f"{_repr(name)}: ")
+
+    def other_key(self, known: Iterable[str]) -> str:
+        return self._but("PY_KEY", map(self.key, known))
+
+    def _other_keyword(self, known: Iterable[str]) -> str:
+        return self._but("PY_KEYWORD", (quoted(f"{name}=") for name in known))
+
+    def _but(self, terminal: str, known: Iterable[str]) -> str:
+        declared = " | ".join(known)
+        if not declared:
+            return terminal
+        name = f"{self._prefix.upper()}_{len(self._rules)}"
+        self._rules.append(f"{name}: {terminal} & ~({declared})")
         return name
 
-    def _members(self, schema: Mapping[str, Any], key: Callable[[str], str], other_key: str, depth: int) -> str:
-        properties = schema.get("properties")
-        required = schema.get("required") or ()
-        items = [
-            (f"{quoted(key(name))} {rule or 'py_value'}", name in required)
-            for name, value in (properties.items() if isinstance(properties, Mapping) else ())
-            if (rule := self._value(value, depth + 1)) or name in required
-        ]
-        others = schema.get("additionalProperties", "properties" not in schema)
-        rule = "py_value" if schema.get("patternProperties") else self._value(others, depth + 1)
-        if rule and properties:
-            declared = " | ".join(quoted(key(name)) for name in properties)
-            self._rules.append(f"{self._prefix.upper()}_{len(self._rules)}: {other_key} & ~({declared})")
-            other_key = self._rules[-1].partition(":")[0]
-        least = schema.get("minProperties", 0)
-        least = min(least, _MAX_LEAST) if isinstance(least, int) else 0
-        return self._separated(items, f"{other_key} {rule}" if rule else "", least)
+    def string(self, schema: Mapping[str, Any]) -> str:
+        return self._json("string", schema, ("pattern", "format"), _LENGTH) or _string(schema)
 
-    def _separated(self, items: Sequence[tuple[str, bool]], other: str, least: int) -> str:
-        """Some of the items in order, the required ones among them, then others where there may be; `least` in all,
-        with `, ` between. Built from the last to the first.
-        """
-        least = least if other else min(least, len(items))
-        # The rules of what may follow when none, one, ... of them have been written; "" where too few were.
-        follow: list[str] = []
-        for written in range(max(least, 1) + 1):
-            missing = max(least - written, 0)
-            if not other:
-                follow.append("" if missing else self._rule('""'))
-            elif written:
-                follow.append(self._rule(f'(", " {other}){{{missing},}}'))
-            else:
-                some = f'{other} (", " {other}){{{max(missing - 1, 0)},}}'
-                follow.append(self._rule(some if missing else f"({some})?"))
-        for item, required in reversed(items):
-            bodies = []
-            for written, without in enumerate(follow):
-                then = follow[min(written + 1, len(follow) - 1)]
-                comma = '", " ' if written else ""
-                bodies.append([f"{comma}{item} {then}"] if then else [])
-                bodies[-1] += [without] if without and not required else []
-            follow = [self._rule(_any(body)) if body else "" for body in bodies]
-        return follow[0]
-
-    def _value(self, schema: Any, depth: int) -> str:
-        """The rule of a value, or "" where there is none."""
-        if schema is False:
-            return ""
-        if not isinstance(schema, Mapping) or depth > _MAX_DEPTH or len(self._values) > _MAX_VALUES:
-            return "py_value"
-        text = json.dumps(schema)
-        if text not in self._values:
-            # Named before it is built, so that a schema may refer to itself.
-            name = self._values[text] = f"{self._prefix}_value_{len(self._values)}"
-            if options := alternatives(schema, self._root):
-                self._rules.append(f"{name}: {_any(self._plain(option, depth) for option in options)}")
-            else:
-                self._values[text] = ""
-        return self._values[text]
-
-    def _plain(self, schema: Mapping[str, Any], depth: int) -> str:
-        kind = schema.get("type")
-        if isinstance(values := schema.get("enum"), list) and values:
-            fitting = [value for value in values if kind is None or jsonschema_rs.is_valid({"type": kind}, value)]
-            return _any(map(_literal, fitting or values))
-        if isinstance(kind, list):
-            return _any(self._typed(one, schema, depth) for one in kind)
-        return self._typed(kind, schema, depth)
-
-    def _typed(self, kind: Any, schema: Mapping[str, Any], depth: int) -> str:
-        if kind == "string":
-            return self._json(kind, schema, ("pattern", "format"), _LENGTH) or _string(schema)
-        if kind in ("integer", "number"):
-            return self._json(kind, schema, _NUMBER) or ("PY_INTEGER" if kind == "integer" else "PY_NUMBER")
-        if kind == "boolean":
-            return "py_boolean"
-        if kind == "null":
-            return '"None"'
-        if kind == "array":
-            return self._list(schema, depth)
-        if kind == "object" or isinstance(schema.get("properties"), Mapping):
-            members = self._members(schema, lambda name: f"{_repr(name)}: ", "PY_KEY", depth)
-            return f'"{{" {members} "}}"'
-        return "py_value"
+    def number(self, kind: str, schema: Mapping[str, Any]) -> str:
+        return self._json(kind, schema, _NUMBER) or ("PY_INTEGER" if kind == "integer" else "PY_NUMBER")
 
     def _json(self, kind: str, schema: Mapping[str, Any], keywords: Sequence[str], more: Sequence[str] = ()) -> str:
         """What llguidance makes of the keywords, or of all but one where it can't follow that; "" where none is left.
@@ -164,23 +139,8 @@ class PythonicRules:
             kept = {key: schema[key] for key in (*said, *more) if key in schema and key != dropped}
             rule = f"%json {json.dumps({'type': kind, **kept})}"
             if kept.keys() & set(said) and not fault(f"start: {rule}"):
-                return self._rule(rule)
+                return self.rule(rule)
         return ""
-
-    def _list(self, schema: Mapping[str, Any], depth: int) -> str:
-        item = self._value(None if "prefixItems" in schema else schema.get("items"), depth + 1)
-        least, most = schema.get("minItems", 0), schema.get("maxItems")
-        least = min(least, _MAX_COUNT) if isinstance(least, int) else 0
-        if most == 0 or not item:
-            return '"[]"'
-        most = most if isinstance(most, int) and least <= most <= _MAX_COUNT else None
-        more = f' (", " {item}){{{max(least - 1, 0)},{"" if most is None else most - 1}}}' if most != 1 else ""
-        body = item + more
-        return f'"[" {body} "]"' if least else f'"[" ({body})? "]"'
-
-
-def _any(bodies: Iterable[str]) -> str:
-    return " | ".join(dict.fromkeys(bodies))
 
 
 def _string(schema: Mapping[str, Any]) -> str:
@@ -194,11 +154,6 @@ def _string(schema: Mapping[str, Any]) -> str:
         return "py_string"
     count = f"{{{least},{'' if most is None else most}}}"
     return rf"/'([^'\\\x00-\x1f\x7f]|\\['\"\\nrt]){count}'/"
-
-
-def _literal(value: Any) -> str:
-    """A constant, as Lark text."""
-    return quoted(_repr(value))
 
 
 def _repr(value: Any) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jsonschema_rs
 
+from abruzzi.guide.matcher import Matcher
+from abruzzi.guide.node import Schema
+from abruzzi.guide.strict import check_strict
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Tool
 
@@ -17,35 +21,105 @@ NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "addition
 _SHOWN = 300
 
 
-class Schemas:
-    """The validators of a request's tools, by name."""
+class Arguments:
+    """What the arguments of a tool may be. Made by `compile`."""
 
-    def __init__(self, tools: Sequence[Tool]) -> None:
-        """Raises RequestError for two tools of one name and for parameters that are no JSON Schema of an object."""
-        self._validators: dict[str, jsonschema_rs.Validator] = {}
-        for i, tool in enumerate(tools):
-            if tool.name in self._validators:
-                raise RequestError(f"two tools are called {tool.name!r}", f"tools[{i}].function.name")
-            self._validators[tool.name] = _validator(tool, f"tools[{i}].function.parameters")
+    def __init__(self, schema: Mapping[str, Any], validator: jsonschema_rs.Validator) -> None:
+        """Raises ValueError for a schema that no object satisfies."""
+        self._validator = validator
+        self._schema = Schema(schema)
 
-    def fault(self, name: str, arguments: str) -> str | None:
-        """What is wrong with these arguments, and where, or None when they are what the tool's schema asks for."""
+    def fault(self, text: str) -> str | None:
+        """What is wrong with these arguments, and where, or None when they are what the schema asks for."""
         try:
             value = json.loads(
-                arguments, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_without_repeats
+                text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_without_repeats
             )
         except (ValueError, RecursionError) as error:
             return f"expected JSON, got {error}"
         if not isinstance(value, dict):
-            return f"expected an object of arguments, got {arguments[:_SHOWN]}"
+            return f"expected an object of arguments, got {text[:_SHOWN]}"
         try:
-            self._validators[name].validate(value)
+            self._validator.validate(value)
         except jsonschema_rs.ValidationError as error:
             path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
             return f"{error.message[:_SHOWN]} (at ${path})"
         except ValueError as error:  # a number that no float holds, a reference that leads nowhere
             return str(error)[:_SHOWN]
         return None
+
+    def matcher(self) -> Matcher:
+        """A reader of their text, from its beginning."""
+        return Matcher(self._schema, self.fault)
+
+
+class Schemas(Mapping[str, Arguments]):
+    """What the arguments of a request's tools may be, by the tools' names."""
+
+    def __init__(self, tools: Sequence[Tool]) -> None:
+        """Raises RequestError for two tools of one name and for parameters that are no JSON Schema of an object."""
+        self._arguments: dict[str, Arguments] = {}
+        for i, tool in enumerate(tools):
+            if tool.name in self._arguments:
+                raise RequestError(f"two tools are called {tool.name!r}", f"tools[{i}].function.name")
+            where = f"tools[{i}].function.parameters"
+            if tool.strict and tool.parameters is not None:
+                check_strict(tool.parameters, where)
+            self._arguments[tool.name] = compile(tool.parameters, name=tool.name, where=where)
+
+    def __getitem__(self, name: str) -> Arguments:
+        return self._arguments[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arguments)
+
+    def __len__(self) -> int:
+        return len(self._arguments)
+
+    def fault(self, name: str, arguments: str) -> str | None:
+        """What is wrong with these arguments of the tool, and where, or None."""
+        return self._arguments[name].fault(arguments)
+
+
+def compile(schema: Mapping[str, Any] | None, *, name: str = "the tool", where: str = "parameters") -> Arguments:
+    """What a tool's arguments may be; None stands for a tool without parameters.
+
+    Raises RequestError, with the path of the fault behind `where`, for what is no JSON Schema, or none of an object, or
+    one that nothing satisfies.
+    """
+    readable = NO_ARGUMENTS if schema is None else _readable(schema)
+    try:
+        text = json.dumps(readable)
+        return _compiled(text)
+    except _Unfit as error:
+        path, message = error.args
+        raise RequestError(f"the schema of {name!r} {message}", where + path) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError(f"the schema of {name!r} is no JSON: {str(error)[:_SHOWN]}", where) from None
+
+
+def accepts(schema: Mapping[str, Any] | None, text: str) -> bool:
+    """Whether the whole text is an arguments object that the guard lets through. Raises RequestError like `compile`."""
+    matcher = compile(schema).matcher()
+    try:
+        matcher.feed(text)
+    except UnicodeEncodeError:  # a lone surrogate, which is no text
+        return False
+    return matcher.whole and matcher.fault is None
+
+
+class _Unfit(Exception):
+    """A path and what is wrong there."""
+
+
+@lru_cache(maxsize=4096)
+def _compiled(text: str) -> Arguments:
+    schema = json.loads(text)
+    validator = _validator(schema)
+    try:
+        return Arguments(schema, validator)
+    except ValueError as error:
+        raise _Unfit("", f"can't be used: {str(error)[:_SHOWN]}") from None
 
 
 def arguments_schema(tool: Tool) -> Mapping[str, Any]:
@@ -126,23 +200,18 @@ _OPEN = _BESIDE | {
 _DRAFTS = ("draft-04/", "draft-06/", "draft-07/", "draft/2019-09/", "draft/2020-12/")
 
 
-def _validator(tool: Tool, where: str) -> jsonschema_rs.Validator:
+def _validator(schema: Mapping[str, Any]) -> jsonschema_rs.Validator:
+    kinds = schema.get("type", "object")
+    if "object" not in (kinds if isinstance(kinds, list) else [kinds]):
+        raise _Unfit(".type", f"is not that of an object: expected type object, got {kinds!r}")
     try:
-        schema = dict(arguments_schema(tool))
-        kinds = schema.get("type", "object")
-        if "object" not in (kinds if isinstance(kinds, list) else [kinds]):
-            raise RequestError(
-                f"the arguments of {tool.name!r} are an object: expected type object, got {kinds!r}", f"{where}.type"
-            )
         jsonschema_rs.meta.validate(schema)
         return jsonschema_rs.validator_for(schema, validate_formats=True, retriever=_no_retrieval)
     except jsonschema_rs.ValidationError as error:
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
-        raise RequestError(
-            f"the schema of {tool.name!r} is no JSON Schema: {error.message[:_SHOWN]}", where + path
-        ) from None
+        raise _Unfit(path, f"is no JSON Schema: {error.message[:_SHOWN]}") from None
     except (ValueError, RecursionError, jsonschema_rs.ReferencingError) as error:
-        raise RequestError(f"the schema of {tool.name!r} can't be used: {str(error)[:_SHOWN]}", where) from None
+        raise _Unfit("", f"can't be used: {str(error)[:_SHOWN]}") from None
 
 
 def _readable(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ _SPACE = re.compile(r"\s*")
 _SHOWN = 100
 _NAMED = 20
 _LONGEST_HEADER = 1000
+# What a damaged header may hold beside a tool's name.
+_SLACK = 80
 
 
 class Calls:
@@ -65,6 +67,7 @@ class Calls:
         self._unescaper = None if self._escaped is None else Unescaper(self._escaped)
         self.started = False
         """Whether anything of the arguments but white space has come."""
+        self._head = ""  # the first character of the arguments
         self._streams = False
         self.tail = Text()
         """What stands behind the arguments' value: white space, or the header of a next call."""
@@ -76,6 +79,29 @@ class Calls:
     def is_blank(self) -> bool:
         """Whether nothing of the call has come but its first marker."""
         return not self._opened and not str(self._header).strip()
+
+    @property
+    def open_header(self) -> str:
+        """The header of a call that has not begun for whoever reads the events."""
+        return str(self._header) if self._id is None else ""
+
+    def hopeless(self, *, whole: bool) -> str | None:
+        """What is wrong with the call, where nothing that follows can mend it. `whole`: its arguments have ended."""
+        if self._fault is not None:
+            return self._fault[1]
+        if not self._opened:
+            header = str(self._header)
+            longest = max(map(len, self._tools or ()), default=0) + _SLACK
+            # Arguments without their marker may follow a name at once.
+            if len(header) > longest and "{" not in header and self._tools is not None:
+                return f"expected functions.NAME:N, got {header[:_SHOWN]!r}"
+            return None
+        if self.started and self._head not in ('{', '"', "n"):
+            return f"expected an object of arguments, got {str(self._raw).strip()[:_SHOWN]!r}"
+        junk = str(self.tail).strip() if whole and self.tail else ""
+        if junk and not (junk[0].isalnum() or junk[0] == "_"):
+            return f"expected the end of the arguments, got {junk[:_SHOWN]!r}"
+        return None
 
     def open(self) -> None:
         """The header is whole, the arguments begin."""
@@ -192,7 +218,7 @@ class Calls:
         self._raw.add(found[0])
         at = found.end()
         if at < len(data) and data[at] != "<":
-            self.started = True
+            self.started, self._head = True, data[at]
             self._streams = self._id is not None and data[at] == "{"
         return at
 

@@ -55,7 +55,7 @@ class ToolCallEnd:
 
 
 ProblemKind = Literal[
-    "undeclared", "not_json", "schema", "header", "syntax", "truncated", "encoding", "stray", "surplus"
+    "undeclared", "not_json", "schema", "header", "syntax", "truncated", "missing", "encoding", "stray", "surplus"
 ]
 Action = Literal["rejected", "mended", "dropped"]
 
@@ -72,6 +72,7 @@ class Problem:
     | `undeclared`, `not_json`, `schema` | rejected | a call that must not reach a client |
     | `syntax` | rejected | what begins like calls in the pythonic format goes on as something else |
     | `truncated` | rejected | the output ended inside the call |
+    | `missing` | rejected | no call where one had to come |
     | `surplus` | rejected | a second call where one was allowed |
     | `stray` | dropped | text where none belongs: between calls, or behind the turn's end |
 

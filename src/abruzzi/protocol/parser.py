@@ -47,6 +47,21 @@ class Parser(Protocol):
     def feed(self, text: str) -> list[Event]: ...
     def close(self, *, cut: bool = False) -> list[Event]: ...
 
+    @property
+    def header(self) -> str:
+        """What has come of a call's head while it isn't sure which tool's it is."""
+        ...
+
+    @property
+    def stuck(self) -> str | None:
+        """What is wrong with the call that is open, where that is sure before its end."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Whether the turn has ended: what follows is no part of it."""
+        ...
+
 
 class _State(Enum):
     REASONING = auto()
@@ -60,6 +75,7 @@ class _State(Enum):
 
 # What an engine that hides control tokens prints of the next turn's head (failure 28).
 _LABELS = ("user", "assistant", "system")
+_SHOWN = 100
 
 
 class StreamParser:
@@ -136,6 +152,23 @@ class StreamParser:
         cut = cut or self._cut
         self._say(Finish("length" if cut else "tool_calls" if self._calls.count else "stop"))
         return self._take()
+
+    @property
+    def header(self) -> str:
+        return self._calls.open_header if self._state in (_State.HEADER, _State.ARGUMENTS, _State.TAIL) else ""
+
+    @property
+    def stuck(self) -> str | None:
+        match self._state:
+            case _State.HEADER | _State.ARGUMENTS | _State.TAIL:
+                return self._calls.hopeless(whole=self._state is _State.TAIL)
+            case _State.SECTION if (stray := str(self._stray).strip()) and not stray[0].isalnum():
+                return f"expected {CALL_BEGIN} in a section of calls, got {stray[:_SHOWN]!r}"
+        return None
+
+    @property
+    def over(self) -> bool:
+        return self._state is _State.DONE
 
     def _take(self) -> list[Event]:
         events = self._events.copy()

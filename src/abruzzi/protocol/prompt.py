@@ -37,20 +37,25 @@ class Prompt:
 
     def going_on(self, written: str) -> Prompt:
         """The prompt with what the model has written of its turn so far, for it to go on from there."""
-        parts = list(self.parts)
-        at = 0
-        while found := _MARKER.search(written, at):
-            parts += (written[at : found.start()], Control(found[0]) if found[0] in self.variant.controls else found[0])
-            at = found.end()
-            if found[0] == ARGUMENT_BEGIN:  # inside the arguments' strings a marker is text
-                end = _end_of_value(written, at)
-                parts.append(written[at:end])
-                at = end
-        return replace(self, parts=joined((*parts, written[at:])))
+        return replace(self, parts=joined((*self.parts, *going_on(written, self.variant)))) if written else self
 
     def spelled(self) -> Iterator[str]:
         """The prompt as text, part by part: no content spells a control token."""
         return (part if isinstance(part, Control) else escape(part, self.variant) for part in self.parts)
+
+
+def going_on(written: str, variant: Variant) -> Iterator[str]:
+    """What a model has written of its turn: control tokens, and the text between them."""
+    at = 0
+    while found := _MARKER.search(written, at):
+        yield written[at : found.start()]
+        yield Control(found[0]) if found[0] in variant.controls else found[0]
+        at = found.end()
+        if found[0] == ARGUMENT_BEGIN:  # inside the arguments' strings a marker is text
+            end = _end_of_value(written, at)
+            yield written[at:end]
+            at = end
+    yield written[at:]
 
 
 _MARKER = re.compile("|".join(map(re.escape, (*MARKERS, THINK_BEGIN, THINK_END))))

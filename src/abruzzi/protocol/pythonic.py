@@ -47,7 +47,8 @@ def writable_keyword(name: str) -> bool:
 
 class PythonicParser:
     """`StreamParser`'s twin for the pythonic format: an output that begins like `[NAME(` is calls, any other is
-    content. The options are those of `StreamParser`.
+    content. The options are those of `StreamParser`, and `refuses_k2`: calls in K2's own format are no content, but
+    problems.
     """
 
     def __init__(
@@ -58,12 +59,13 @@ class PythonicParser:
         check: Check | None = None,
         first_index: int | None = None,
         thinking: bool | None = None,
+        refuses_k2: bool = False,
     ) -> None:
         self._tools = None if tools is None else {tool.name: tool for tool in tools}
         self._check = check
         self._first_index = first_index or 0
-        # It takes the reasoning off, ends with the turn, and leaves K2's own markers of calls alone.
-        self._front = StreamParser(variant=variant, thinking=thinking, calls=False)
+        # It takes the reasoning off and ends with the turn.
+        self._front = StreamParser(tools=(), variant=variant, thinking=thinking, calls=refuses_k2)
         self._events: list[Event] = []
         self._lead: Text | None = Text()  # white space before all else; None once it is told what the output is
         self._head = ""  # what can't be told yet to be calls or content
@@ -113,6 +115,24 @@ class PythonicParser:
             cut = cut or cut_call
         self._say(Finish("length" if cut else "tool_calls" if self._count else "stop"))
         return self._take()
+
+    @property
+    def header(self) -> str:
+        if self._head:
+            return self._head.removeprefix("[").strip()
+        return "" if self._begun or self._reader is None else self._name or ""
+
+    @property
+    def stuck(self) -> str | None:
+        if self._reader is None:
+            return self._front.stuck
+        if self._fault is not None and not isinstance(self._fault, Unfinished):
+            return str(self._fault)
+        return self._rejection[1] if self._rejection is not None else None
+
+    @property
+    def over(self) -> bool:
+        return self._front.over
 
     def _take(self) -> list[Event]:
         self._flush()

@@ -220,10 +220,13 @@ def _tail(report: Report) -> dict[str, Any]:
             "prompt_tokens_details": {"cached_tokens": usage.cached},
         },
         "abruzzi": {
-            "guarantee": "guided" if report.guided else "enforced" if report.resumes else "validated",
+            "guarantee": report.guarantee,
             "resumes": report.resumes,
-            "attempts": report.attempts,
+            "resampled": report.resampled,
+            "generated_characters": report.generated,
+            "forced_characters": report.forced,
             "forced_tokens": usage.forced,
+            "violations": report.violations,
             "problems": [{"kind": p.kind, "name": p.name, "detail": p.detail} for p in report.problems],
         },
     }

@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ _BATCH = 128
 _STEP = 1024
 # A small model that lost its way may go on for ever; whoever wants more says so.
 _MAX_TOKENS = 1024
+# Turns whose grammar is kept compiled: a conversation's next turn, and the next conversation, have the same tools.
+_GRAMMARS = 16
 
 
 class LocalEngine:
@@ -42,7 +45,7 @@ class LocalEngine:
         self._server = server
         self._key = key
         self._tokenizer = tokenizer
-        self._vocabulary = tokenizer.for_grammars()
+        self._compiled = lru_cache(maxsize=_GRAMMARS)(partial(_compiled, tokenizer.for_grammars()))
         self._threads = ThreadPoolExecutor(_SLOTS, thread_name_prefix="abruzzi-local")
         self._slots = Slots(_SLOTS, _CACHE)
         self._turns: set[Turn] = set()
@@ -109,7 +112,7 @@ class LocalEngine:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        matcher = None if grammar is None else await asyncio.to_thread(_matcher, self._vocabulary, grammar)
+        matcher = None if grammar is None else await asyncio.to_thread(self._matcher, grammar)
         limit = min(params.max_tokens or _MAX_TOKENS, room)
         # Whoever may write a lot gets room for more when it comes to that: few do, and others wait meanwhile.
         budget = min(limit, _STEP)
@@ -140,6 +143,9 @@ class LocalEngine:
         finally:
             turn.cancelled = True
 
+    def _matcher(self, grammar: Grammar) -> LLMatcher:
+        return self._compiled(grammar.lark).deep_copy()
+
     async def aclose(self) -> None:
         """Let go of the model. Open completions end at their next token, those that wait get EngineUnavailable."""
         server, self._server = self._server, None  # kept until nobody is in it
@@ -149,8 +155,8 @@ class LocalEngine:
         del server
 
 
-def _matcher(vocabulary: LLTokenizer, grammar: Grammar) -> LLMatcher:
-    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar.lark))
+def _compiled(vocabulary: LLTokenizer, lark: str) -> LLMatcher:
+    matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(lark))
     if matcher.is_error():
         raise EngineError(f"the grammar of this turn can't be compiled: {matcher.get_error()}")
     return matcher

@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llguidance import LLMatcher
 
@@ -66,7 +66,8 @@ class Turn:
             while not (self.over or self.cancelled or self._spent()):
                 self._stretch()
             usage = Usage(self.prompt_length, self.generated + self.forced, self.cached or 0, self.forced)
-            return Piece(self.text.rest(), "stop" if self.over else "length", usage, self.text.stopped_by)
+            reason: Literal["stop", "length"] = "stop" if self.over else "length"
+            return Piece(self.text.rest(), finish_reason=reason, usage=usage, stop=self.text.stopped_by)
         except BaseException as error:
             return error
 

@@ -1,0 +1,194 @@
+"""A turn as its model writes it when it makes no mistake: what an engine is shown when it is asked to go on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from abruzzi.protocol.markers import (
+    ARGUMENT_BEGIN,
+    CALL_BEGIN,
+    CALL_END,
+    SECTION_BEGIN,
+    SECTION_END,
+    THINK_BEGIN,
+    THINK_END,
+)
+from abruzzi.protocol.prompt import escape
+from abruzzi.protocol.text import Text
+from abruzzi.protocol.variants import Variant
+
+_member = re.compile(r'\s*[{,]\s*("(?:[^"\\]|\\.)*")\s*:\s*', re.DOTALL).match
+
+
+class Spelling(Protocol):
+    """Takes a turn's parts in order."""
+
+    def reasoning(self, text: str) -> None: ...
+    def content(self, text: str) -> None: ...
+    def begin(self, id: str, name: str) -> None: ...
+    def arguments(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+    def head(self, name: str) -> str:
+        """What stands before a call, with the beginning of its tool's name."""
+        ...
+
+    def settle(self) -> str | None:
+        """Take back what of the open call's arguments can't be written. Returns the arguments that are left, or None
+        where all are."""
+        ...
+
+    def close(self) -> None:
+        """The turn is over."""
+        ...
+
+    def __str__(self) -> str: ...
+
+
+class _Turn:
+    """What is alike in both formats: reasoning and content."""
+
+    def __init__(self, variant: Variant, thinking: bool | None) -> None:
+        self._text = Text()
+        self._variant = variant
+        self._opens = variant.thinks and not variant.opens_thinking
+        self._thinks = variant.opens_thinking and thinking is not False
+
+    def reasoning(self, text: str) -> None:
+        if not self._thinks and self._opens:
+            self._text.add(THINK_BEGIN)
+        self._thinks = True
+        self._text.add(escape(text, self._variant))
+
+    def content(self, text: str) -> None:
+        self._speak()
+        self._text.add(escape(text, self._variant))
+
+    def _speak(self) -> None:
+        """The thinking is over."""
+        if self._thinks:
+            self._text.add(THINK_END)
+        self._thinks = self._opens = False
+
+
+class K2Spelling(_Turn):
+    """K2's own format."""
+
+    def __init__(self, variant: Variant, thinking: bool | None) -> None:
+        super().__init__(variant, thinking)
+        self._in_section = False
+
+    def content(self, text: str) -> None:
+        self.close()
+        super().content(text)
+
+    def begin(self, id: str, name: str) -> None:
+        self._speak()
+        if not self._in_section:
+            self._text.add(SECTION_BEGIN)
+        self._in_section = True
+        self._text.add(f"{CALL_BEGIN}{id}{ARGUMENT_BEGIN}")
+
+    def arguments(self, text: str) -> None:
+        self._text.add(text)
+
+    def end(self) -> None:
+        self._text.add(CALL_END)
+
+    def head(self, name: str) -> str:
+        thought = THINK_END if self._thinks else ""
+        return f"{thought}{'' if self._in_section else SECTION_BEGIN}{CALL_BEGIN}functions.{name}"
+
+    def settle(self) -> str | None:
+        return None
+
+    def close(self) -> None:
+        if self._in_section:
+            self._text.add(SECTION_END)
+        self._in_section = False
+
+    def __str__(self) -> str:
+        return str(self._text)
+
+
+class PythonicSpelling(_Turn):
+    """`[get_weather(location='beijing'), ping()]`; arguments come as JSON and are written as Python's literals."""
+
+    def __init__(self, variant: Variant, thinking: bool | None) -> None:
+        super().__init__(variant, thinking)
+        self._calls: list[str] = []
+        self._name: str | None = None
+        self._arguments = Text()
+
+    def begin(self, id: str, name: str) -> None:
+        self._speak()
+        self._name, self._arguments = name, Text()
+
+    def arguments(self, text: str) -> None:
+        self._arguments.add(text)
+
+    def end(self) -> None:
+        self._calls.append(f"{self._name}({_keywords(json.loads(str(self._arguments)))})")
+        self._name = None
+
+    def head(self, name: str) -> str:
+        thought = THINK_END if self._thinks else ""
+        return f"{thought}{', ' if self._calls else '['}{name}"
+
+    def settle(self) -> str | None:
+        if self._name is None:
+            return None
+        members, _ = _members(str(self._arguments))
+        left = json.dumps(members, ensure_ascii=False)[:-1]
+        self._arguments = Text([left])
+        return left
+
+    def close(self) -> None:
+        pass
+
+    def __str__(self) -> str:
+        calls = list(self._calls)
+        if self._name is not None:
+            members, begun = _members(str(self._arguments))
+            written = _keywords(members)
+            calls.append(f"{self._name}({written}{', ' if written and begun is not None else ''}{begun or ''}")
+        if not calls:
+            return str(self._text)
+        return f"{self._text}[{', '.join(calls)}{'' if self._name is not None else ']'}"
+
+
+def _keywords(members: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={literal(value)}" for name, value in members.items())
+
+
+def literal(value: Any) -> str:
+    """A JSON value as Python writes it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{literal(name)}: {literal(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    return repr(value)
+
+
+def _members(text: str) -> tuple[dict[str, Any], str | None]:
+    """The members of an object whose text may break off that are whole, and `NAME=` of one that has begun."""
+    members: dict[str, Any] = {}
+    decoder = json.JSONDecoder()
+    at = 0
+    while found := _member(text, at):
+        name = json.loads(found[1])
+        try:
+            value, at = decoder.raw_decode(text, found.end())
+        except ValueError:
+            return members, f"{name}="
+        if at == len(text) and isinstance(value, int | float) and not isinstance(value, bool):
+            return members, f"{name}="  # a number may go on
+        members[name] = value
+    return members, None
+
+
+def spelling_of(variant: Variant, thinking: bool | None, *, pythonic: bool) -> Spelling:
+    return PythonicSpelling(variant, thinking) if pythonic else K2Spelling(variant, thinking)
