@@ -583,7 +583,7 @@ class _Engine:
         self.pulled = 0
         self.closed = 0
         self._rng = rng
-        self._cut = CUTS[cut]
+        self._cut, self._cut_rng = CUTS[cut], random.Random(cut)
 
     def _ask(self, prompt: Prompt) -> None:
         self.asked.append(prompt)
@@ -594,7 +594,7 @@ class _Engine:
         """The text in pieces, at most so many; then nothing, or a piece that tells of the limit."""
         finished = False
         try:
-            for count, text in enumerate(self._cut(texts, self._rng)):
+            for count, text in enumerate(self._cut(texts, self._cut_rng)):
                 if count == most:
                     yield Piece("", "length", Usage(1, count))
                     break

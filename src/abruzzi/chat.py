@@ -34,6 +34,8 @@ _RETRY_TEMPERATURE = 0.8
 _ALTERNATIVES = 8
 # Of a token, on average, where nobody counts them.
 _CHARACTERS = 4
+# Characters that an engine may write when no more are wanted: the end of the section and of the turn.
+_BEHIND = 64
 # Pieces without a character, of an engine that writes nothing for ever.
 _MAX_EMPTY = 10_000
 _ASK_PYTHONIC = "Call functions in the format [name(key='value', ...), ...] and write nothing else then."
@@ -133,7 +135,9 @@ class _Turn:
         )
         self.grammar: Grammar | None = None
         self.guard: Guard | None = None
-        self.detokenizer = None if engine.capabilities.tokenizer is None else engine.capabilities.tokenizer.detokenizer()
+        self.detokenizer = (
+            None if engine.capabilities.tokenizer is None else engine.capabilities.tokenizer.detokenizer()
+        )
         if request.tools:
             self.grammar = self._grammar() if engine.capabilities.constrains else None
             self.guard = Guard(
@@ -225,10 +229,10 @@ class _Turn:
             if guard.broken is None or self._is_spent():
                 break
             self._count(progress=len(guard.prefix) > taken, called=guard.calls > calls)
-            if self.idle > _IDLE or self.resumes >= min(_RESUMES + self.row_began, _RESUMES_IN_ALL):
+            if self.idle >= _IDLE or self.resumes >= min(_RESUMES + self.row_began, _RESUMES_IN_ALL):
                 break
             guard.resume()
-            if self.idle == _IDLE:
+            if self.idle == _IDLE - 1:
                 guard.help()
             if guard.over:
                 break
@@ -262,18 +266,22 @@ class _Turn:
             yield from self._handed_on(event, guard)
         yield from self._rest(guard)
         called = guard.calls and self.request.output == "tool_calls"
-        self.finish = Finish("length" if self._is_spent() else "tool_calls" if called else "stop")
+        self.finish = Finish("length" if self._is_spent() or guard.ran_away else "tool_calls" if called else "stop")
 
     async def _ask(self, guard: Guard, grammar: Grammar | None) -> AsyncGenerator[Event, None]:
         """Have the engine go on, until it ends, goes wrong, or nothing more is wanted of it."""
-        prompt = self.prompt.going_on(guard.prefix)
+        prompt, behind = self.prompt.going_on(guard.prefix), 0
         async with contextlib.aclosing(self._pieces(prompt, self._params(), grammar)) as pieces:
             async for text in pieces:
-                for event in guard.feed(text):
+                if guard.over:  # the engine may end by itself, and then tells what it cost
+                    behind += len(text)
+                for event in guard.feed(text) if not guard.over else ():
                     yield event
-                if guard.broken is not None or guard.over:
+                if guard.broken is not None or behind > _BEHIND:
                     self.usage = _sum(self.usage, None, self.part)
                     return
+        if guard.over:
+            return
         assert self.last is not None
         for event in guard.close(cut=self._was_cut()):
             yield event
@@ -290,17 +298,21 @@ class _Turn:
                     self.output.append(text)
                     yield text
                 count += 1
-                if piece.finish_reason or self._is_deaf(count, params):
-                    self.last = piece if piece.finish_reason else Piece(finish_reason="length")
+                if piece.finish_reason:
+                    self.last = piece
+                    break
+                if count > _MAX_EMPTY and not self.part:
+                    self.last = Piece(finish_reason="stop")
+                    break
+                if self._is_deaf(count, params):
+                    self.last = Piece(finish_reason="length")
                     break
         if self.last is None:
             raise EngineError("the engine ended its output without a finish_reason")
         self.usage = _sum(self.usage, self.last.usage, self.part)
 
     def _is_deaf(self, count: int, params: SamplingParams) -> bool:
-        """Whether the engine goes on for sure behind the limit that it was given, or without a word."""
-        if count > _MAX_EMPTY and not self.part:
-            return True
+        """Whether the engine goes on for sure behind the limit that it was given."""
         limit = params.max_tokens
         return limit is not None and count > limit and self.part > 2 * _CHARACTERS * limit
 
@@ -328,13 +340,18 @@ class _Turn:
 
     def _was_cut(self, *reasons: str) -> bool:
         """Whether something that the client asked for ended the output: a limit, or one of its stop sequences."""
-        return self.last is not None and (self.last.finish_reason == "length" or (not reasons and self.last.stop is not None))
+        return self.last is not None and (
+            self.last.finish_reason == "length" or (not reasons and self.last.stop is not None)
+        )
 
     def _is_spent(self) -> bool:
         """Whether the client's limit is reached."""
         limit = self.request.params.max_tokens
         return self._was_cut("length") or (
-            self.last is None and limit is not None and self.usage.completion >= limit and self.guard is not None
+            self.last is None
+            and limit is not None
+            and self.usage.completion >= limit
+            and self.guard is not None
             and self.guard.broken is not None
         )
 
@@ -359,7 +376,7 @@ class _Turn:
 
     def _is_as_written(self, guard: Guard) -> bool:
         """Whether the model's own text is what it should be: it may be written in another way than ours."""
-        return not (guard.violations or guard.forced or any(one.action != "dropped" for one in guard.problems))
+        return not (guard.violations or guard.forced or guard.problems)
 
     def _unshown(self, text: str) -> Iterator[ContentDelta]:
         if len(text) > self.shown:

@@ -80,7 +80,7 @@ def test_every_call_is_valid_however_unlikely(embedded: Engine, temperature: flo
         message, report = ask(
             embedded, "Why is the sky blue?", tools=tools, tool_choice="plan", output=output, params=params
         )
-        assert report.guided and report.attempts == 1
+        assert report.guided and not report.resumes
         if message.finish_reason == "length":
             assert [problem.kind for problem in report.problems] == ["truncated"]
             continue

@@ -53,9 +53,7 @@ class ScriptedEngine:
                 await asyncio.sleep(self._delay)
                 yield Piece(piece)
             finished = True
-            yield Piece(
-                finish_reason=self._finish_reason, usage=Usage(len(str(prompt)), len(text)), stop=stop
-            )
+            yield Piece(finish_reason=self._finish_reason, usage=Usage(len(str(prompt)), len(text)), stop=stop)
         finally:
             self.closed += not finished
 

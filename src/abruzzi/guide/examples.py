@@ -85,7 +85,9 @@ def _of(option: Option, depth: int) -> Iterator[Any]:
 def _strings(option: Option) -> Iterator[str]:
     least, most = option.length
     if option.text is None:
-        yield from (letter * max(least, i) for i, letter in enumerate("abcdef") if most is None or max(least, i) <= most)
+        yield from (
+            letter * max(least, i) for i, letter in enumerate("abcdef") if most is None or max(least, i) <= most
+        )
         return
     made = (text for pattern in option.text.patterns for text in pattern.examples())
     for text in (*_SAMPLES, *made):

@@ -38,6 +38,8 @@ from abruzzi.protocol.variants import Variant
 
 # Characters that may come without a word of them standing: the longest header, or white space before a call.
 _MAX_SILENCE = 2_000
+# So many characters of which no more than two differ are no text any more (failure 55 in another form).
+_MAX_RUN = 16_000
 # Steps of the shortest way to the end of a call; no schema in use takes a tenth of them.
 _MAX_STEPS = 5_000
 _PREFIX = "functions."
@@ -88,6 +90,10 @@ class Guard:
         self._lead = ""  # what the engine's part begins with, until it is told to go on or to begin anew
         self._at_head = False
         self._silence = 0
+        self._run: set[str] = set()
+        self._run_length = 0
+        self.ran_away = False
+        """Whether it was cut as at a limit."""
         self.calls = 0
         """Calls that are whole."""
         self.broken: Problem | None = None
@@ -114,6 +120,10 @@ class Guard:
     def feed(self, text: str) -> list[Event]:
         """Take the next piece of output."""
         self.generated += len(text)
+        if len(run := self._run | set(text)) <= 2:
+            self._run, self._run_length = run, self._run_length + len(text)
+        else:
+            self._run, self._run_length = set(text[-1:]), 0
         events: list[Event] = []
         if self._at_head:
             text = self._begin_part(text)
@@ -162,6 +172,9 @@ class Guard:
         if len(self._lead) < _MAX_SILENCE and heads and not self._pythonic:
             if not begun or any(marker.startswith(begun) and marker != begun for marker in heads):
                 return ""
+        if self._pythonic and self._calling and begun.startswith("["):
+            self._lead, self._at_head = "", False
+            return begun[1:]
         again = None if self._pythonic else next((marker for marker in heads if begun.startswith(marker)), None)
         if again is not None and self._matcher is not None and self._before is None:
             return self._skip_known(begun, again)
@@ -209,6 +222,9 @@ class Guard:
             if self.broken is None and not self.over:
                 self._end_early()
             return
+        if self._run_length > _MAX_RUN:
+            self._run_away()
+            return
         wrong = self._parser.stuck
         if wrong is None and self._silence > _MAX_SILENCE:
             wrong = f"expected a call, got {_MAX_SILENCE} characters of none"
@@ -220,6 +236,13 @@ class Guard:
             self.over = True
         else:
             self._break("syntax" if self._pythonic else "header", wrong)
+
+    def _run_away(self) -> None:
+        """The engine repeats itself for ever: what it says outside of calls ends there as at a limit."""
+        if self._matcher is not None or (self._must_call and not self.calls):
+            self._break("runaway", f"expected an end, got {_MAX_RUN} characters of {''.join(sorted(self._run))!r}")
+        else:
+            self.over = self.ran_away = True
 
     def _end_early(self) -> None:
         """The turn's end has come, and the engine may go on behind it."""
@@ -239,7 +262,9 @@ class Guard:
                 self._on_content(text, passed)
             case ToolCallBegin(name=name):
                 if self.calls and self._one_call:
-                    self.problems.append(Problem("surplus", name, event.id, "one call was allowed, and this is another"))
+                    self.problems.append(
+                        Problem("surplus", name, event.id, "one call was allowed, and this is another")
+                    )
                     self.over = True
                 else:
                     self._open(name, passed)
@@ -253,16 +278,21 @@ class Guard:
                 self.problems.append(event)
 
     def _on_content(self, text: str, passed: list[Event]) -> None:
-        if self._must_call:
-            if self.calls:
-                self.over = True
-            elif not text.isspace():
-                self._break("missing", f"expected a tool call, got {text[:60]!r}")
+        if text.isspace() and (self._must_call or self.calls):
+            return
+        if self.calls:
+            self.problems.append(Problem("stray", None, text, "text behind the calls", "dropped"))
+            self.over = True
+            return
+        if self._must_call or (self._pythonic and self._calling):
+            self._break("missing", f"expected a tool call, got {text[:60]!r}")
             return
         self._spelling.content(text)
         passed.append(ContentDelta(text))
 
     def _open(self, name: str, passed: list[Event]) -> None:
+        if passed is not self._queue:
+            self._flush(passed)
         self._name, self._header, self._calling = name, "", False
         self._matcher = self._schemas[name].matcher()
         id = f"{_PREFIX}{name}:{self._first_index + self.calls}"
@@ -387,7 +417,7 @@ class Guard:
 
     def _recover(self) -> None:
         self.broken = None
-        self._silence, self._lead = 0, ""
+        self._silence, self._run_length, self._lead = 0, 0, ""
         if self._matcher is None:
             return
         self._matcher.recover()

@@ -617,7 +617,11 @@ class Matcher:
         container = self._stack[-1]
         for thread in container.threads:
             option = thread.option
-            names = [*_needed(option, container), *option.known, *(f"{c}{i or ''}" for i in range(9) for c in "abcdefgh")]
+            names = [
+                *_needed(option, container),
+                *option.known,
+                *(f"{c}{i or ''}" for i in range(9) for c in "abcdefgh"),
+            ]
             for name in names:
                 if name not in container.names and option.member(name) and _leaves_room(option, container, name):
                     return name

@@ -470,9 +470,7 @@ def _refers(node: Any) -> bool:
 
 def _are_disjoint(groups: Sequence[list[list[Part]]]) -> bool:
     """Whether no value is of two groups, as far as their kinds, lists of values and marked members tell."""
-    return all(
-        _differ(one, other) for a, b in combinations(groups, 2) for one in a for other in b
-    )
+    return all(_differ(one, other) for a, b in combinations(groups, 2) for one in a for other in b)
 
 
 def _differ(one: Sequence[Part], other: Sequence[Part]) -> bool:

@@ -85,7 +85,9 @@ class Following:
         """How many of the next characters may stand."""
         data = text.encode()
         taken = self._matcher.validate_tokens(list(data))
-        return len(text) if taken == len(data) or self._matcher.is_error() else len(data[:taken].decode(errors="ignore"))
+        return (
+            len(text) if taken == len(data) or self._matcher.is_error() else len(data[:taken].decode(errors="ignore"))
+        )
 
     def take(self, text: str) -> None:
         self._matcher.try_consume_tokens(list(text.encode()))
@@ -193,7 +195,9 @@ def _escape(name: str, *, in_class: bool) -> str:
 
 def _literals(regex: str) -> bytes:
     """The characters that the expression names, in their order."""
-    return re.sub(r"\\x\{[^}]*\}|\\[A-Za-z]|\(\?[a-z]*:|\[(?:\\.|[^\]])*\]|\{[0-9,]*\}|[\\()|?*+^$.](?<!\\\.)", "", regex).encode()
+    return re.sub(
+        r"\\x\{[^}]*\}|\\[A-Za-z]|\(\?[a-z]*:|\[(?:\\.|[^\]])*\]|\{[0-9,]*\}|[\\()|?*+^$.](?<!\\\.)", "", regex
+    ).encode()
 
 
 def _match(matcher: LLMatcher, literals: bytes, turn: int) -> str | None:

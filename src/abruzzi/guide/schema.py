@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import jsonschema_rs
+import msgspec
 
 from abruzzi.guide.matcher import Matcher
 from abruzzi.guide.node import Schema
@@ -87,10 +88,8 @@ def compile(schema: Mapping[str, Any] | None, *, name: str = "the tool", where: 
     Raises RequestError, with the path of the fault behind `where`, for what is no JSON Schema, or none of an object, or
     one that nothing satisfies.
     """
-    readable = NO_ARGUMENTS if schema is None else _readable(schema)
     try:
-        text = json.dumps(readable)
-        return _compiled(text)
+        return _compiled(msgspec.json.encode(NO_ARGUMENTS if schema is None else schema))
     except _Unfit as error:
         path, message = error.args
         raise RequestError(f"the schema of {name!r} {message}", where + path) from None
@@ -113,8 +112,9 @@ class _Unfit(Exception):
 
 
 @lru_cache(maxsize=4096)
-def _compiled(text: str) -> Arguments:
-    schema = json.loads(text)
+def _compiled(text: bytes) -> Arguments:
+    """By content: an agent sends the same tools with every request."""
+    schema = _readable(json.loads(text))
     validator = _validator(schema)
     try:
         return Arguments(schema, validator)

@@ -96,7 +96,7 @@ class Calls:
             if len(header) > longest and "{" not in header and self._tools is not None:
                 return f"expected functions.NAME:N, got {header[:_SHOWN]!r}"
             return None
-        if self.started and self._head not in ('{', '"', "n"):
+        if self.started and self._head not in ("{", '"', "n"):
             return f"expected an object of arguments, got {str(self._raw).strip()[:_SHOWN]!r}"
         junk = str(self.tail).strip() if whole and self.tail else ""
         if junk and not (junk[0].isalnum() or junk[0] == "_"):

@@ -55,7 +55,17 @@ class ToolCallEnd:
 
 
 ProblemKind = Literal[
-    "undeclared", "not_json", "schema", "header", "syntax", "truncated", "missing", "encoding", "stray", "surplus"
+    "undeclared",
+    "not_json",
+    "schema",
+    "header",
+    "syntax",
+    "truncated",
+    "missing",
+    "runaway",
+    "encoding",
+    "stray",
+    "surplus",
 ]
 Action = Literal["rejected", "mended", "dropped"]
 
@@ -73,6 +83,7 @@ class Problem:
     | `syntax` | rejected | what begins like calls in the pythonic format goes on as something else |
     | `truncated` | rejected | the output ended inside the call |
     | `missing` | rejected | no call where one had to come |
+    | `runaway` | rejected | a few characters over and over |
     | `surplus` | rejected | a second call where one was allowed |
     | `stray` | dropped | text where none belongs: between calls, or behind the turn's end |
 

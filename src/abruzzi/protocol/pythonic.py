@@ -257,7 +257,9 @@ class PythonicParser:
                 name = properties[len(given)]
             else:
                 self._refuse(f"expected at most {len(properties)} positional arguments")
-                name = f"{len(given)}"
+                name = f"_{len(given)}"
+            if self._tools is not None and name not in properties and not name.isidentifier():
+                self._refuse(f"expected a parameter's name, got {name!r}")
             if name in given:
                 self._refuse(f"expected one value for {name!r}, got two")
             self._emit((", " if given else "") + json.dumps(name, ensure_ascii=False) + ": ")
