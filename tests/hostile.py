@@ -627,7 +627,7 @@ class HostileEngine(_Engine):
         super().__init__(variant, random.Random(f"{habit} {seed}"), cut, constrains=constrains)
         self.habit = HABITS[habit]
         self.fails = self.habit.ending in ("silence", "error")
-        self.cuts = self.habit.ending == "length"
+        self.cuts = self.habit.ending == "length" or self.habit.is_endless
         self.said: list[str] = []
         """Its first answer."""
         self._tools, self._pythonic, self._deaf = tools, pythonic, deaf
@@ -1301,14 +1301,14 @@ class SloppyEngine(_Engine):
         self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None
     ) -> AsyncGenerator[Piece, None]:
         self._ask(prompt)
-        async with contextlib.aclosing(self._say(iter(self._rest(written(prompt))), params.max_tokens)) as pieces:
+        async with contextlib.aclosing(self._say(iter(self.rest(written(prompt))), params.max_tokens)) as pieces:
             async for piece in pieces:
                 yield piece
                 if piece.finish_reason:
                     return
         yield Piece("", "stop", Usage(1, 1))
 
-    def _rest(self, stands: str) -> list[str]:
+    def rest(self, stands: str) -> list[str]:
         """What it writes behind what stands."""
         whole, begun = _standing(stands)
         count = len(self._arguments)

@@ -277,6 +277,9 @@ class _Turn:
                     behind += len(text)
                 for event in guard.feed(text) if not guard.over else ():
                     yield event
+                if guard.broken is not None:
+                    for event in guard.choose(text, self.alternatives):
+                        yield event
                 if guard.broken is not None or behind > _BEHIND:
                     self.usage = _sum(self.usage, None, self.part)
                     return
@@ -293,6 +296,7 @@ class _Turn:
         self.last, self.part, count = None, 0, 0
         async with contextlib.aclosing(self.engine.complete(prompt, params, grammar)) as pieces:
             async for piece in pieces:
+                self.alternatives = piece.alternatives
                 for text in self._texts(piece):
                     self.part += len(text)
                     self.output.append(text)
@@ -316,6 +320,8 @@ class _Turn:
         limit = params.max_tokens
         return limit is not None and count > limit and self.part > 2 * _CHARACTERS * limit
 
+    alternatives: Sequence[tuple[str, float]] = ()
+    """What else the engine might have written in place of the last piece."""
     part = 0
     """Characters of what was asked for last."""
 
@@ -335,6 +341,7 @@ class _Turn:
                 params,
                 temperature=max(params.temperature or 0.0, _RETRY_TEMPERATURE),
                 seed=None if params.seed is None else params.seed + self.resumes,
+                logprobs=_ALTERNATIVES,
             )
         return params
 
@@ -392,7 +399,7 @@ class _Turn:
             self.usage,
             guided=self.grammar is not None,
             problems=tuple(guard.problems),
-            violations=dict(guard.violations),
+            violations={str(kind): count for kind, count in guard.violations.items()},
             resumes=self.resumes,
             resampled=self.resampled,
             generated=guard.generated,

@@ -66,6 +66,7 @@ class CompletionsEngine:
             "temperature": params.temperature,
             "top_p": params.top_p,
             "seed": params.seed,
+            "logprobs": params.logprobs,
             "stop": [prompt.variant.turn_end, *params.stop],
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -100,11 +101,19 @@ async def _pieces(content: aiohttp.StreamReader) -> AsyncGenerator[Piece, None]:
             reason = choice.get("finish_reason") or reason
             stop = choice.get("stop_reason") or choice.get("matched_stop") or stop
             if choice.get("text"):
-                yield Piece(choice["text"])
+                yield Piece(choice["text"], alternatives=_alternatives(choice.get("logprobs")))
     if reason is None:
         raise EngineError("the engine ended its stream without a finish_reason")
     told = stop if isinstance(stop, str) else None
     yield Piece(finish_reason="length" if reason == "length" else "stop", usage=usage, stop=told)
+
+
+def _alternatives(logprobs: Any) -> tuple[tuple[str, float], ...]:
+    """What else might have come in place of a chunk's token, where it has one and the engine tells."""
+    offered = logprobs.get("top_logprobs") if isinstance(logprobs, dict) else None
+    if not isinstance(offered, list) or len(offered) != 1 or not isinstance(offered[0], dict):
+        return ()
+    return tuple((str(token), float(logprob)) for token, logprob in offered[0].items() if logprob is not None)
 
 
 def _reason(body: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
-from abruzzi.guide.node import Node, Option
+import jsonschema_rs
+
+from abruzzi.guide.node import Option
 
 # Deeper than any value in use; a schema that needs more refers to itself without an end.
 _MAX_DEPTH = 24
@@ -43,14 +45,16 @@ _SAMPLES = (
 _ORDER = ("string", "null", "boolean", "number", "array", "object")
 
 
-def example(node: Node) -> Any:
-    """A short value of the node. Raises LookupError where none is found."""
-    for value in examples(node):
-        return value
-    raise LookupError("no value was found")
+class Place(Protocol):
+    """A node, or part of one."""
+
+    @property
+    def options(self) -> Sequence[Option]: ...
+    @property
+    def checks(self) -> Sequence[jsonschema_rs.Validator]: ...
 
 
-def examples(node: Node, depth: int = 0) -> Iterator[Any]:
+def examples(node: Place, depth: int = 0) -> Iterator[Any]:
     """Values of the node, the shorter ones first."""
     if depth > _MAX_DEPTH:
         return

@@ -167,15 +167,10 @@ class Guard:
         """
         self._lead += text
         begun = self._lead.lstrip()
-        # Behind a whole call another may begin, but no other section.
-        heads = _HEADS if self._calling or self._matcher is not None else _HEADS[:1] if self._before is not None else ()
-        if len(self._lead) < _MAX_SILENCE and heads and not self._pythonic:
-            if not begun or any(marker.startswith(begun) and marker != begun for marker in heads):
-                return ""
-        if self._pythonic and self._calling and begun.startswith("["):
-            self._lead, self._at_head = "", False
-            return begun[1:]
-        again = None if self._pythonic else next((marker for marker in heads if begun.startswith(marker)), None)
+        heads = self._heads()
+        if len(self._lead) < _MAX_SILENCE and any(head.startswith(begun) and head != begun for head in heads):
+            return ""
+        again = next((head for head in heads if begun.startswith(head)), None)
         if again is not None and self._matcher is not None and self._before is None:
             return self._skip_known(begun, again)
         lead, self._lead, self._at_head = self._lead, "", False
@@ -184,6 +179,15 @@ class Guard:
         self._forget_queue()
         self._begin_parser(str(self._spelling))
         return Control(lead) if isinstance(text, Control) else lead
+
+    def _heads(self) -> Sequence[str]:
+        """What an answer begins with that doesn't go on behind `prefix`."""
+        if self._pythonic:
+            return ("[",) if self._calling else ()
+        if self._calling or self._matcher is not None:
+            return _HEADS
+        # Behind a whole call another may begin, but no other section.
+        return _HEADS[:1] if self._before is not None else ()
 
     def _skip_known(self, begun: str, head: str) -> str:
         """Skip what the prefix holds already of an answer that begins anew."""
@@ -343,6 +347,28 @@ class Guard:
         text = header.strip()
         text = text.removeprefix(_PREFIX)
         return max((common_prefix(tool.name, text) for tool in self._tools), key=len, default="")
+
+    def choose(self, text: str, alternatives: Sequence[tuple[str, float]]) -> list[Event]:
+        """The engine went wrong inside `text`, a token of its: take the likeliest of what else it might have written
+        that can stand, if any does.
+        """
+        events: list[Event] = []
+        if self._matcher is None or self._pythonic:
+            return events
+        so_far = self._matcher.text + self._matcher.pending
+        taken = next((n for n in range(len(text), -1, -1) if so_far.endswith(text[:n])), 0)
+        for other, _ in sorted(alternatives, key=lambda one: -one[1]):
+            trial = self._schemas[self._name or ""].matcher()
+            trial.feed(so_far)
+            if len(other) > taken and other.startswith(text[:taken]) and trial.fault is None:
+                trial.feed(other[taken:])
+                if trial.fault is None and not trial.whole:
+                    self._recover()
+                    broken = self.broken
+                    self._argue(other[taken:], events)
+                    self.broken = broken
+                    return events
+        return events
 
     # What we write
 

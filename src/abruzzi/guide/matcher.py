@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 import jsonschema_rs
 
@@ -42,6 +43,7 @@ _number_run = re.compile(r"[0-9eE.+-]*").match
 _number_begun = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.(?:[0-9]+(?:[eE][+-]?[0-9]*)?)?|[eE][+-]?[0-9]*)?)?").match
 _number_whole = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
 _KINDS = {'"': "string", "{": "object", "[": "array"} | dict.fromkeys("-0123456789", "number")
+_OPENING = {"string": '"', "object": "{", "array": "[", "null": "null"}
 _WORDS = {"t": ("true", True), "f": ("false", False), "n": ("null", None)}
 # More white space than any pretty-printer writes: a model that lost its way writes it for ever (failure 55).
 _MAX_SPACE = 500
@@ -570,9 +572,9 @@ class Matcher:
         # Names come in any order: which comes next is forced only where one is left, and asked for where one is missed.
         lists = [self._names_left(thread) for thread in going_on]
         needed = [_needed(thread.option, container) for thread in going_on]
-        if all(one == needed[0] and len(one) == 1 for one in needed):
-            if self._reader == self._behind_value or all(names == needed[0] for names in lists):
-                return f"{comma}{json.dumps(needed[0][0], ensure_ascii=False)}"
+        missed = self._reader == self._behind_value or all(names == needed[0] for names in lists)
+        if missed and all(one == needed[0] and len(one) == 1 for one in needed):
+            return f"{comma}{json.dumps(needed[0][0], ensure_ascii=False)}"
         return f'{comma}"'
 
     def step(self) -> str:
@@ -607,7 +609,7 @@ class Matcher:
         samples = []
         for thread in self._threads[:4]:
             node = _Single(thread)
-            samples += [json.dumps(value, ensure_ascii=False) for value in _first(examples(node))]
+            samples += [json.dumps(value, ensure_ascii=False) for value in islice(examples(node), 1)]
         if not samples:
             raise LookupError(f"no value was found that its schema allows (at {self._path()})")
         return min(samples, key=len)
@@ -664,10 +666,6 @@ class _Single:
         self.checks = thread.checks
 
 
-def _first(values: Iterator[Any]) -> list[Any]:
-    return [value for value, _ in zip(values, range(1), strict=False)]
-
-
 def _threads_of(node: Node, parents: tuple[int, ...]) -> list[Thread]:
     return [Thread(option, node.checks, parents) for option in node.options]
 
@@ -715,7 +713,7 @@ def _forced_value(threads: Sequence[Thread]) -> str:
         if len(texts) == 1:
             return texts.pop()
     kinds = frozenset().union(*(thread.option.kinds for thread in threads))
-    return {"string": '"', "object": "{", "array": "[", "null": "null"}.get(*kinds, "") if len(kinds) == 1 else ""
+    return _OPENING.get(next(iter(kinds)), "") if len(kinds) == 1 else ""
 
 
 def _told(threads: Sequence[Thread]) -> str:

@@ -10,8 +10,6 @@ gives it `checks`: validators that are asked when the value is whole.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache

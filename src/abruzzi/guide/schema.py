@@ -200,7 +200,7 @@ _OPEN = _BESIDE | {
 _DRAFTS = ("draft-04/", "draft-06/", "draft-07/", "draft/2019-09/", "draft/2020-12/")
 
 
-def _validator(schema: Mapping[str, Any]) -> jsonschema_rs.Validator:
+def _validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
     kinds = schema.get("type", "object")
     if "object" not in (kinds if isinstance(kinds, list) else [kinds]):
         raise _Unfit(".type", f"is not that of an object: expected type object, got {kinds!r}")
