@@ -41,6 +41,7 @@ from abruzzi.protocol.markers import SECTION_BEGIN as S
 from abruzzi.protocol.markers import SECTION_END as Z
 from abruzzi.protocol.messages import Function
 from abruzzi.protocol.prompt import Prompt, unescape
+from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import K2, K2_5, K2_THINKING, VARIANTS, Variant
 
 END = "<|im_end|>"
@@ -309,11 +310,29 @@ def written(prompt: Prompt) -> str:
     return unescape(str(prompt).rpartition(head)[2], row)
 
 
-def with_ids(text: str, rng: random.Random, ids: Literal["none", "right", "wrong"]) -> Piece:
-    """THE ONE PLACE FOR TOKEN IDS, once `Piece` has the field: `right` ids are K2's of the text, `wrong` ones are those
-    of another text, or outside of the vocabulary. Until then a piece is text alone.
+Ids = Literal["right", "wrong"]
+
+
+def with_ids(texts: Iterator[str], rng: random.Random, tokenizer: Tokenizer, ids: Ids) -> Iterator[Piece]:
+    """Pieces of one token or a few, with their ids: `right` ones, or `wrong` ones that say something else. A text that
+    is cut off ends with the half of a character.
     """
-    return Piece(text)
+    controls = re.compile("(" + "|".join(map(re.escape, tokenizer.controls)) + ")")
+    for text in texts:
+        tokens: list[int] = []
+        for part in controls.split(re.sub("[\ud800-\udfff]", "\ufffd", text)):
+            tokens += [tokenizer.controls[part]] if part in tokenizer.controls else tokenizer.encode(part)
+        while tokens:
+            count = rng.choice((1, 1, 1, 2, 5))
+            some, tokens = tokens[:count], tokens[count:]
+            if ids == "right":
+                yield Piece(tokenizer.decode(some), ids=tuple(some))
+            else:
+                others = (*tokenizer.controls.values(), *range(1000))
+                yield Piece(tokenizer.decode(some), ids=tuple(rng.choices(others, k=len(some))))
+        yield Piece()
+    if ids == "right" and rng.random() < 0.3:
+        yield Piece(ids=tuple(tokenizer.encode("\U0001f9ff")[:1]))
 
 
 # How an engine cuts its output into pieces
@@ -577,8 +596,11 @@ class _Engine:
     cuts = False
     """Whether a limit may end its output."""
 
-    def __init__(self, variant: Variant, rng: random.Random, cut: str, *, constrains: bool) -> None:
-        self.capabilities = Capabilities("hostile", variant, constrains)
+    def __init__(
+        self, variant: Variant, rng: random.Random, cut: str, constrains: bool, tokenizer: Tokenizer | None, ids: Ids
+    ) -> None:
+        self.capabilities = Capabilities("hostile", variant, constrains, tokenizer=tokenizer)
+        self._ids = ids
         self.asked: list[Prompt] = []
         self.pulled = 0
         self.closed = 0
@@ -594,16 +616,21 @@ class _Engine:
         """The text in pieces, at most so many; then nothing, or a piece that tells of the limit."""
         finished = False
         try:
-            for count, text in enumerate(self._cut(texts, self._cut_rng)):
+            for count, piece in enumerate(self._pieces(texts)):
                 if count == most:
                     yield Piece("", "length", Usage(1, count))
                     break
-                self.pulled += len(text)
+                self.pulled += len(piece.text)
                 assert self.pulled <= PATIENCE and count <= PATIENCE, "nobody stops it"
-                yield with_ids(text, self._rng, "none")
+                yield piece
             finished = True
         finally:
             self.closed += not finished
+
+    def _pieces(self, texts: Iterator[str]) -> Iterator[Piece]:
+        if (tokenizer := self.capabilities.tokenizer) is None:
+            return map(Piece, self._cut(texts, self._cut_rng))
+        return with_ids(texts, self._cut_rng, tokenizer, self._ids)
 
     async def aclose(self) -> None:
         pass
@@ -623,8 +650,10 @@ class HostileEngine(_Engine):
         constrains: bool = False,
         pythonic: bool = False,
         deaf: bool = False,
+        tokenizer: Tokenizer | None = None,
+        ids: Ids = "right",
     ) -> None:
-        super().__init__(variant, random.Random(f"{habit} {seed}"), cut, constrains=constrains)
+        super().__init__(variant, random.Random(f"{habit} {seed}"), cut, constrains, tokenizer, ids)
         self.habit = HABITS[habit]
         self.fails = self.habit.ending in ("silence", "error")
         self.cuts = self.habit.ending == "length" or self.habit.is_endless
@@ -849,7 +878,8 @@ class Writing:
     def __str__(self) -> str:
         id = self.id
         if self.stands is not None:
-            id = "" if ":" in self.stands else id[_shared(id, self.stands) :]
+            begun = _shared(id, self.stands)
+            id = "" if begun < len(self.stands) and ":" in self.stands else id[begun:]
         return f"{self.before}{self.begin}{id}{self.mark}{self.arguments}{self.end}{self.after}"
 
     @property
@@ -1203,13 +1233,13 @@ class _Rest:
     def string_of(self, left: dict[str, Any]) -> str | None:
         """A key; where it breaks off, the rest of one that is left, and its value."""
         begin = self.at
-        if self.string("") is None:
+        if (broken := self.broken_string()) is None:
             with contextlib.suppress(ValueError):
                 self.last = json.loads(self.text[begin : self.at])
             return None
-        begun = self.text[begin + 1 :]
+        padding, begun = broken
         key = next((key for key in left if key.startswith(begun)), begun)
-        return f"{json.dumps(key[len(begun) :], ensure_ascii=False)[1:]}: {spelled(left.pop(key, None))}"
+        return f"{padding}{spelled(key[len(begun) :])[1:]}: {spelled(left.pop(key, None))}"
 
     last = ""
 
@@ -1231,22 +1261,21 @@ class _Rest:
                 return None
 
     def string(self, right: str) -> str | None:
-        found = re.compile(r'"((?:[^"\\]|\\.)*)("?)', re.DOTALL).match(self.text, self.at)
-        if found is None:
-            self.at = len(self.text)
-            return ""
-        self.at = found.end()
-        if found[2]:
+        if (broken := self.broken_string()) is None:
             return None
-        if self.at < len(self.text):  # it breaks off in an escape
-            self.at = len(self.text)
-            return 'n"'
-        for padding in ("", "0", "00", "000", "0000"):
+        padding, begun = broken
+        return padding + spelled(right[len(begun) :] if right.startswith(begun) else "")[1:]
+
+    def broken_string(self) -> tuple[str, str] | None:
+        """Reads a string. Where it breaks off: what an escape lacks, and the characters so far."""
+        found = re.compile(r'"((?:[^"\\]|\\.)*\\?)("?)', re.DOTALL).match(self.text, self.at)
+        self.at = found.end() if found else len(self.text)
+        if found is None or found[2]:
+            return None
+        for padding in ("", "n", "0", "00", "000", "0000"):
             with contextlib.suppress(ValueError):
-                begun = json.loads(f'"{found[1]}{padding}"')
-                rest = right[len(begun) :] if right.startswith(begun) else ""
-                return padding + json.dumps(rest, ensure_ascii=False)[1:]
-        return '"'
+                return padding, json.loads(f'"{found[1]}{padding}"')
+        return "", "\x00"
 
 
 def _members(left: Mapping[str, Any], *, comma: bool) -> str:
@@ -1282,11 +1311,15 @@ class SloppyEngine(_Engine):
         variant: Variant = K2,
         cut: str = "anywhere",
         constrains: bool = False,
+        tokenizer: Tokenizer | None = None,
+        ids: Ids = "right",
     ) -> None:
-        super().__init__(variant, random.Random(f"{wanted.id} {seed}"), cut, constrains=constrains)
+        super().__init__(variant, random.Random(f"{wanted.id} {seed}"), cut, constrains, tokenizer, ids)
         self.wanted = wanted
         self.kept: dict[int, str] = {}
         self.damaged: list[str] = []
+        self.gave_up = False
+        """Whether its last answer ended behind a whole call that was not the last one: the rest is nobody's to ask."""
         self._p, self._kinds, self._again = p, kinds, again
         self._spoiled: set[int] = set()
         thought = "I look it up." if variant.thinks else ""
@@ -1311,6 +1344,8 @@ class SloppyEngine(_Engine):
     def rest(self, stands: str) -> list[str]:
         """What it writes behind what stands."""
         whole, begun = _standing(stands)
+        self.kept = {i: text for i, text in self.kept.items() if i < whole}
+        self.gave_up = False
         count = len(self._arguments)
         if whole >= count:
             if begun is not None:  # a call too many
@@ -1321,9 +1356,11 @@ class SloppyEngine(_Engine):
         _, mark, arguments = begun.partition(A)
         if not mark:
             return self._from(whole, before="", header=begun)
-        self.kept.pop(whole, None)
         right = self._arguments[whole]
-        rest = right[len(arguments) :] if right.startswith(arguments) else rest_of(arguments, json.loads(right))
+        if right.startswith(arguments):
+            self.kept[whole], rest = right, right[len(arguments) :]
+        else:
+            rest = rest_of(arguments, json.loads(right))
         return [rest, E, *(self._from(whole + 1, before="") if whole + 1 < count else (Z,))]
 
     def _missing(self, stands: str, whole: int) -> str:
@@ -1349,6 +1386,7 @@ class SloppyEngine(_Engine):
                 call.begin = ""
             texts.append(str(call))
             if call.is_cut:
+                self.gave_up = call.arguments == call.right
                 break
             is_packed = call.is_packed
         return texts

@@ -6,6 +6,7 @@ import json
 import lzma
 import random
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from abruzzi.engines.scripted import ScriptedEngine
 from abruzzi.guide.schema import Schemas
 from abruzzi.protocol.events import ContentDelta, Event
 from abruzzi.protocol.markers import MARKERS
-from abruzzi.protocol.prompt import Prompt
-from abruzzi.protocol.variants import K2_5
+from abruzzi.protocol.prompt import Prompt, going_on
+from abruzzi.protocol.tokens import Tokenizer
+from abruzzi.protocol.variants import K2, K2_5
 from tests.conftest import PING, WEATHER, section
 
 ASK = (Message("user", "Weather in Shanghai?"),)
@@ -322,3 +324,37 @@ def test_a_random_engine_calls_real_tools_as_they_are_to_be_called(shared: Path)
         assert message.tool_calls and len(engine.prompts) <= 9
         for call in message.tool_calls:
             assert Schemas(declared).fault(call.function.name, call.function.arguments) is None
+
+
+class ById(Continuing):
+    """Gives token ids, and beside them a text that isn't theirs."""
+
+    def __init__(self, first: str, whole: str, tokenizer: Tokenizer) -> None:
+        super().__init__(first, whole)
+        self.tokenizer = tokenizer
+        self.capabilities = replace(self.capabilities, tokenizer=tokenizer)
+
+    async def complete(self, prompt: Prompt, params: SamplingParams, grammar: Any) -> AsyncGenerator[Piece, None]:
+        async for piece in super().complete(prompt, params, grammar):
+            if piece.finish_reason:
+                yield piece
+                return
+            parts = tuple(part for part in going_on(piece.text, K2) if part)
+            for id in self.tokenizer.encode_prompt(replace(prompt, parts=parts)):
+                yield Piece("nonsense", ids=(id,))
+
+
+def test_token_ids_count_whatever_the_text_beside_them_says(shared: Path) -> None:
+    tokenizer = Tokenizer.from_folder(shared / "k2")
+    for choice in ("auto", "required", "get_weather"):
+        message, report = complete(ById(GOOD, GOOD, tokenizer), tool_choice=choice)
+        assert section((message.tool_calls[0].id, message.tool_calls[0].function.arguments)) == GOOD
+        assert not report.resumes
+
+
+def test_a_prefix_that_ends_inside_a_token_is_healed(shared: Path) -> None:
+    engine = ById(GOOD.replace('"location"', '"loc\x00"'), GOOD, Tokenizer.from_folder(shared / "k2"))
+    message, report = complete(engine)
+    assert (message.tool_calls[0].function.arguments, report.resumes) == ('{"location": "shanghai"}', 1)
+    # The model writes `location`, its own token, where `loc` could stand.
+    assert str(engine.prompts[1]).endswith('<|tool_call_argument_begin|>{"')

@@ -6,15 +6,17 @@ import contextlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from abruzzi import ChatRequest, Message, SamplingParams, Tool
 from abruzzi.engines.base import Engine
-from abruzzi.protocol.events import ArgumentsDelta, ContentDelta, Finish, Problem, ToolCallBegin, ToolCallEnd
+from abruzzi.protocol.events import ArgumentsDelta, ContentDelta, Event, Finish, Problem, ToolCallBegin, ToolCallEnd
 from abruzzi.protocol.markers import ALIASES, MARKERS
 from abruzzi.protocol.prompt import going_on
 from abruzzi.protocol.template import render_prompt
+from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import VARIANTS, Variant
 from tests.conftest import PING, WEATHER, section
 from tests.hostile import (
@@ -94,6 +96,22 @@ def test_an_engine_that_claims_to_obey_and_does_not_is_no_different(output: str)
         assert (outcome.wrong, [name for name, _ in outcome.calls][:1]) == ((), ["count"])
 
 
+@pytest.fixture(scope="session")
+def tokenizer(shared: Path) -> Tokenizer:
+    return Tokenizer.from_folder(shared / "k2")
+
+
+@pytest.mark.parametrize("ids", ["right", "wrong"])
+def test_token_ids_that_say_something_else_than_the_text_change_nothing(tokenizer: Tokenizer, ids: Any) -> None:
+    for seed, habit in enumerate(HABITS):
+        tools = [COUNT, WEATHER, PING]
+        engine = HostileEngine(habit, seed, tools, tokenizer=tokenizer, ids=ids, constrains=seed % 3 == 0)
+        params = SamplingParams(max_tokens=500 if HABITS[habit].is_endless else None)
+        choice = ("required", "ping", "auto")[seed % 3]
+        outcome = play(engine, ChatRequest(ASK, tools, tool_choice=choice, params=params))
+        assert not outcome.wrong, (habit, choice)
+
+
 _SPELLED = re.compile("|".join(map(re.escape, (*MARKERS, *ALIASES, "think>", "<|im_", "[EO"))))
 
 
@@ -162,10 +180,10 @@ def test_the_readers_of_raw_and_pythonic_text_forgive_nothing() -> None:
 
 def test_events_out_of_order_are_seen() -> None:
     begin, more, end = ToolCallBegin(0, "functions.ping:0", "ping"), ArgumentsDelta(0, "{}"), ToolCallEnd(0)
-    right = [ContentDelta("Hm."), begin, more, end, Finish("tool_calls")]
+    right: list[Event] = [ContentDelta("Hm."), begin, more, end, Finish("tool_calls")]
     assert not list(out_of_order(right, cut=False))
     back = Problem("schema", "ping", "", "", index=0)
-    for wrong in (
+    wrongs: list[list[Event]] = [
         [begin, more, Finish("stop")],
         [begin, ContentDelta("x"), end, Finish("stop")],
         [more, begin, end, Finish("stop")],
@@ -174,7 +192,8 @@ def test_events_out_of_order_are_seen() -> None:
         [Finish("stop"), begin, end],
         [ContentDelta(""), Finish("stop")],
         [ContentDelta("x")],
-    ):
+    ]
+    for wrong in wrongs:
         assert list(out_of_order(wrong, cut=False))
 
 

@@ -40,7 +40,7 @@ def test_a_valid_output_passes_whole_however_it_is_cut(cuts: list[int]) -> None:
     events += one.close(cut=False)
     assert one.broken is None and not one.violations
     assert Message.from_events(events).tool_calls[0].function.arguments == '{"location": "上海"}'
-    assert one.close_spelling() == GOOD
+    assert one.spelled + SECTION_END == GOOD
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_pythonic_calls_are_cut_and_gone_on_from_at_a_parameter() -> None:
     assert one.prefix == "[get_weather(location='Rome', unit="
     one.feed("'c')]")
     assert one.close(cut=False) == [] and one.broken is None
-    assert one.close_spelling() == "[get_weather(location='Rome', unit='c')]"
+    assert one.spelled == "[get_weather(location='Rome', unit='c')]"
 
 
 def test_it_costs_microseconds_a_token() -> None:

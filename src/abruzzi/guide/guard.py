@@ -96,6 +96,8 @@ class Guard:
         """Whether it was cut as at a limit."""
         self.calls = 0
         """Calls that are whole."""
+        self.has_spoken = False
+        """Whether there was content."""
         self.broken: Problem | None = None
         self.over = False
         """Whether nothing more is wanted of the engine."""
@@ -291,6 +293,7 @@ class Guard:
         if self._must_call or (self._pythonic and self._calling):
             self._break("missing", f"expected a tool call, got {text[:60]!r}")
             return
+        self.has_spoken = True
         self._spelling.content(text)
         passed.append(ContentDelta(text))
 
@@ -434,11 +437,6 @@ class Guard:
     @property
     def spelled(self) -> str:
         """The turn so far, as it is written without mistakes."""
-        return str(self._spelling)
-
-    def close_spelling(self) -> str:
-        """The whole turn, as it is written without mistakes."""
-        self._spelling.close()
         return str(self._spelling)
 
     def _recover(self) -> None:

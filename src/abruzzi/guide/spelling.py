@@ -26,11 +26,11 @@ _member = re.compile(r'\s*[{,]\s*("(?:[^"\\]|\\.)*")\s*:\s*', re.DOTALL).match
 class Spelling(Protocol):
     """Takes a turn's parts in order."""
 
-    def reasoning(self, text: str) -> None: ...
-    def content(self, text: str) -> None: ...
-    def begin(self, id: str, name: str) -> None: ...
-    def arguments(self, text: str) -> None: ...
-    def end(self) -> None: ...
+    def reasoning(self, text: str) -> object: ...
+    def content(self, text: str) -> object: ...
+    def begin(self, id: str, name: str) -> object: ...
+    def arguments(self, text: str) -> object: ...
+    def end(self) -> object: ...
 
     def head(self, name: str) -> str:
         """What stands before a call, with the beginning of its tool's name."""
@@ -41,15 +41,11 @@ class Spelling(Protocol):
         where all are."""
         ...
 
-    def close(self) -> None:
-        """The turn is over."""
-        ...
-
     def __str__(self) -> str: ...
 
 
 class _Turn:
-    """What is alike in both formats: reasoning and content."""
+    """What is alike in both formats: reasoning and content. Each part is returned as it is written."""
 
     def __init__(self, variant: Variant, thinking: bool | None) -> None:
         self._text = Text()
@@ -57,21 +53,23 @@ class _Turn:
         self._opens = variant.thinks and not variant.opens_thinking
         self._thinks = variant.opens_thinking and thinking is not False
 
-    def reasoning(self, text: str) -> None:
-        if not self._thinks and self._opens:
-            self._text.add(THINK_BEGIN)
+    def reasoning(self, text: str) -> str:
+        opening = THINK_BEGIN if self._opens and not self._thinks else ""
         self._thinks = True
-        self._text.add(escape(text, self._variant))
+        return self._add(opening + escape(text, self._variant))
 
-    def content(self, text: str) -> None:
-        self._speak()
-        self._text.add(escape(text, self._variant))
+    def content(self, text: str) -> str:
+        return self._add(self._speaking() + escape(text, self._variant))
 
-    def _speak(self) -> None:
-        """The thinking is over."""
-        if self._thinks:
-            self._text.add(THINK_END)
+    def _speaking(self) -> str:
+        """What ends the thinking."""
+        ending = THINK_END if self._thinks else ""
         self._thinks = self._opens = False
+        return ending
+
+    def _add(self, text: str) -> str:
+        self._text.add(text)
+        return text
 
 
 class K2Spelling(_Turn):
@@ -81,22 +79,25 @@ class K2Spelling(_Turn):
         super().__init__(variant, thinking)
         self._in_section = False
 
-    def content(self, text: str) -> None:
-        self.close()
-        super().content(text)
+    def content(self, text: str) -> str:
+        return self.close() + super().content(text)
 
-    def begin(self, id: str, name: str) -> None:
-        self._speak()
-        if not self._in_section:
-            self._text.add(SECTION_BEGIN)
+    def begin(self, id: str, name: str) -> str:
+        section = "" if self._in_section else SECTION_BEGIN
         self._in_section = True
-        self._text.add(f"{CALL_BEGIN}{id}{ARGUMENT_BEGIN}")
+        return self._add(f"{self._speaking()}{section}{CALL_BEGIN}{id}{ARGUMENT_BEGIN}")
 
-    def arguments(self, text: str) -> None:
-        self._text.add(text)
+    def arguments(self, text: str) -> str:
+        return self._add(text)
 
-    def end(self) -> None:
-        self._text.add(CALL_END)
+    def end(self) -> str:
+        return self._add(CALL_END)
+
+    def close(self) -> str:
+        """The section is over."""
+        ending = SECTION_END if self._in_section else ""
+        self._in_section = False
+        return self._add(ending)
 
     def head(self, name: str) -> str:
         thought = THINK_END if self._thinks else ""
@@ -104,11 +105,6 @@ class K2Spelling(_Turn):
 
     def settle(self) -> str | None:
         return None
-
-    def close(self) -> None:
-        if self._in_section:
-            self._text.add(SECTION_END)
-        self._in_section = False
 
     def __str__(self) -> str:
         return str(self._text)
@@ -124,7 +120,7 @@ class PythonicSpelling(_Turn):
         self._arguments = Text()
 
     def begin(self, id: str, name: str) -> None:
-        self._speak()
+        self._add(self._speaking())
         self._name, self._arguments = name, Text()
 
     def arguments(self, text: str) -> None:
@@ -141,20 +137,19 @@ class PythonicSpelling(_Turn):
     def settle(self) -> str | None:
         if self._name is None:
             return None
-        members, _ = _members(str(self._arguments))
+        members, begun = _members(str(self._arguments))
         left = json.dumps(members, ensure_ascii=False)[:-1]
+        if begun is not None:
+            left += f"{', ' if members else ''}{json.dumps(begun, ensure_ascii=False)}: "
         self._arguments = Text([left])
         return left
-
-    def close(self) -> None:
-        pass
 
     def __str__(self) -> str:
         calls = list(self._calls)
         if self._name is not None:
             members, begun = _members(str(self._arguments))
             written = _keywords(members)
-            calls.append(f"{self._name}({written}{', ' if written and begun is not None else ''}{begun or ''}")
+            calls.append(f"{self._name}({', '.join(filter(None, (written, begun and f'{begun}=')))}")
         if not calls:
             return str(self._text)
         return f"{self._text}[{', '.join(calls)}{'' if self._name is not None else ']'}"
@@ -174,18 +169,18 @@ def literal(value: Any) -> str:
 
 
 def _members(text: str) -> tuple[dict[str, Any], str | None]:
-    """The members of an object whose text may break off that are whole, and `NAME=` of one that has begun."""
+    """The members of an object whose text may break off that are whole, and the name of one that has begun."""
     members: dict[str, Any] = {}
     decoder = json.JSONDecoder()
     at = 0
     while found := _member(text, at):
-        name = json.loads(found[1])
+        name: str = json.loads(found[1])
         try:
             value, at = decoder.raw_decode(text, found.end())
         except ValueError:
-            return members, f"{name}="
+            return members, name
         if at == len(text) and isinstance(value, int | float) and not isinstance(value, bool):
-            return members, f"{name}="  # a number may go on
+            return members, name  # a number may go on
         members[name] = value
     return members, None
 

@@ -1,0 +1,140 @@
+"""What an engine is asked in one turn, once or several times: its output as text, what it cost and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
+
+from abruzzi.engines.base import Engine, Piece, SamplingParams, Usage
+from abruzzi.guide.grammar import Grammar
+from abruzzi.protocol.errors import EngineError
+from abruzzi.protocol.prompt import Control, Prompt
+
+# Of a token, on average, where nobody counts them.
+_CHARACTERS = 4
+# Pieces without a character, of an engine that writes nothing for ever.
+_MAX_EMPTY = 10_000
+
+
+class Asking:
+    """Asks an engine for completions and adds up what they cost."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        tokenizer = engine.capabilities.tokenizer
+        self._detokenizer = None if tokenizer is None else tokenizer.detokenizer()
+        self.by_id = tokenizer is not None
+        """Whether the texts are made of token ids: a control token comes by itself, as a `Control`."""
+        self.output: list[str] = []
+        """All that was written."""
+        self.usage = Usage()
+        self.end: Piece | None = None
+        """How the last completion ended; None where it was broken off."""
+        self.alternatives: Sequence[tuple[str, float]] = ()
+        """What else might have come in place of the last text."""
+
+    def healed(self, prompt: Prompt) -> tuple[Prompt, str]:
+        """The prompt without its last token, and the text of that: a model that may write it anew can go on from it
+        with a longer token, as it would have by itself.
+        """
+        tokenizer, last = self._engine.capabilities.tokenizer, prompt.parts[-1]
+        if tokenizer is None or isinstance(last, Control):
+            return prompt, ""
+        text = tokenizer.decode(tokenizer.encode(last)[-1:])
+        if not last.endswith(text):  # part of a character
+            return prompt, ""
+        return replace(prompt, parts=(*prompt.parts[:-1], *filter(None, [last[: -len(text)]]))), text
+
+    async def going_on(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[str, None]:
+        """A completion of a prompt that ends inside of a turn, and maybe inside of a token: it is healed, and the
+        output held to begin as the prompt ended. Ends early where it doesn't.
+        """
+        prompt, expected = self.healed(prompt)
+        async with contextlib.aclosing(self.texts(prompt, params, None)) as texts:
+            async for text in texts:
+                common = 0 if isinstance(text, Control) else min(len(expected), len(text))
+                if (expected and not common) or text[:common] != expected[:common]:
+                    self.end = Piece(finish_reason="stop")
+                    return
+                expected = expected[common:]
+                if text[common:]:
+                    yield text[common:] if common else text
+
+    async def texts(self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None) -> AsyncGenerator[str, None]:
+        """One completion. Raises what the engine raises, and EngineError when it ends without a word."""
+        self.end = None
+        length = 0
+        try:
+            async with contextlib.aclosing(self._engine.complete(prompt, params, grammar)) as pieces:
+                count = 0
+                async for piece in pieces:
+                    self.alternatives = piece.alternatives
+                    for text in self._texts(piece):
+                        length += len(text)
+                        self.output.append(text)
+                        yield text
+                    count += 1
+                    if self._has_ended(piece, count, length, params.max_tokens):
+                        break
+            if self.end is None:
+                raise EngineError("the engine ended its output without a finish_reason")
+        finally:
+            self._add(self.end, length)
+
+    def _texts(self, piece: Piece) -> Iterator[str]:
+        if self._detokenizer is not None and piece.ids:
+            yield from self._detokenizer.feed(piece.ids)
+        elif piece.text:
+            yield piece.text if _is_text(piece.text) else _as_text(piece.text)
+
+    def _has_ended(self, piece: Piece, count: int, length: int, limit: int | None) -> bool:
+        """By its own word, or because it goes on for sure behind the limit that it was given, or without a word."""
+        if piece.finish_reason:
+            self.end = piece
+        elif count > _MAX_EMPTY and not length:
+            self.end = Piece(finish_reason="stop")
+        elif limit is not None and count > limit and length > 2 * _CHARACTERS * limit:
+            self.end = Piece(finish_reason="length")
+        return self.end is not None
+
+    def _add(self, end: Piece | None, length: int) -> None:
+        """Of a completion that was broken off only its text is known."""
+        more = end.usage if end is not None and end.usage is not None else Usage(completion=-(-length // _CHARACTERS))
+        usage = self.usage
+        self.usage = Usage(
+            usage.prompt or more.prompt,
+            usage.completion + more.completion,
+            usage.cached or more.cached,
+            usage.forced + more.forced,
+        )
+
+    def left(self, params: SamplingParams) -> SamplingParams:
+        """The same, with what is left of the limit."""
+        if params.max_tokens is None:
+            return params
+        return replace(params, max_tokens=max(1, params.max_tokens - self.usage.completion))
+
+    def is_spent(self, params: SamplingParams) -> bool:
+        """Whether the limit ended the last completion, or leaves nothing for another."""
+        if self.end is not None:
+            return self.end.finish_reason == "length"
+        return params.max_tokens is not None and self.usage.completion >= params.max_tokens
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether something that the client asked for ended the output: a limit, or one of its stop sequences."""
+        return self.end is not None and (self.end.finish_reason == "length" or self.end.stop is not None)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _as_text(text: str) -> str:
+    """Lone surrogates, which an engine's JSON may hold and UTF-8 can't, as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
