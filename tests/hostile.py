@@ -233,7 +233,7 @@ def _judged(
     if is_cut and not engine.cuts:
         faults.append("it was cut by no limit")
     try:
-        calls = _calls(message, request, first=engine.asked[0].calls, cut=is_cut)
+        calls = _calls(message, request, cut=is_cut)
     except (ValueError, RecursionError) as error:
         faults.append(f"{request.output}: {error}")
         calls = []
@@ -248,7 +248,7 @@ def _judged(
     return Outcome(tuple(calls), invalid, tuple(faults), message, report)
 
 
-def _calls(message: Message, request: ChatRequest, *, first: int, cut: bool) -> list[tuple[str, str]]:
+def _calls(message: Message, request: ChatRequest, *, cut: bool) -> list[tuple[str, str]]:
     """The calls of a message, in whatever format. Raises ValueError for what is none of that format."""
     if request.output == "tool_calls":
         calls = [(call.id, call.function.name, call.function.arguments) for call in message.tool_calls]
@@ -262,6 +262,7 @@ def _calls(message: Message, request: ChatRequest, *, first: int, cut: bool) -> 
         return pythonic_calls(message.content or "", request.tools)
     else:
         calls = raw_calls(message.content or "")
+    first = sum(len(one.tool_calls) for one in request.messages)
     for i, (id, name, _) in enumerate(calls):
         if id != f"functions.{name}:{first + i}":
             raise ValueError(f"expected the id functions.{name}:{first + i}, got {id}")
@@ -613,16 +614,15 @@ class _Engine:
         assert len(self.asked) <= MOST_ASKED, "it is asked without end"
 
     async def _say(self, texts: Iterator[str], most: int | None) -> AsyncGenerator[Piece, None]:
-        """The text in pieces, at most so many; then nothing, or a piece that tells of the limit."""
+        """The text in pieces, of at most so many tokens; then nothing, or a piece that tells of the limit."""
         finished = False
         try:
-            for count, piece in enumerate(self._pieces(texts)):
-                if count == most:
-                    yield Piece("", "length", Usage(1, count))
-                    break
+            for count, piece in enumerate(self._pieces(islice(texts, most))):
                 self.pulled += len(piece.text)
                 assert self.pulled <= PATIENCE and count <= PATIENCE, "nobody stops it"
                 yield piece
+            if most is not None and next(texts, None) is not None:
+                yield Piece("", "length", Usage(1, most))
             finished = True
         finally:
             self.closed += not finished
@@ -731,7 +731,9 @@ def _is_writable(tool: Tool) -> bool:
 def random_turn(number: int, seed: int, tools: Sequence[Tool]) -> Turn:
     """Turn `number` of a run: each habit comes up in turn, all else by chance."""
     rng = random.Random(f"{seed} {number}")
-    habit = list(HABITS)[number % len(HABITS)]
+    plain = [habit for habit in HABITS if not habit.endswith("for ever")]
+    habits = plain + rng.sample([habit for habit in HABITS if habit not in plain], 4)
+    habit = habits[number % len(habits)]
     variant = rng.choice(list(VARIANTS.values()))
     output = rng.choice(("tool_calls", "tool_calls", "tool_calls", "raw", "pythonic"))
     names: dict[str, Tool] = {}
@@ -741,7 +743,7 @@ def random_turn(number: int, seed: int, tools: Sequence[Tool]) -> Turn:
         if output != "pythonic" or _is_writable(tool):
             names[tool.name] = tool
     own = list(names.values())
-    max_tokens = 2000 if HABITS[habit].is_endless else rng.choice((None, None, None, None, 30, 300))
+    max_tokens = 8000 if HABITS[habit].is_endless else rng.choice((None, None, None, None, 30, 300))
     request = ChatRequest(
         _history(rng, own),
         own,
@@ -1345,6 +1347,8 @@ class SloppyEngine(_Engine):
         """What it writes behind what stands."""
         whole, begun = _standing(stands)
         self.kept = {i: text for i, text in self.kept.items() if i < whole}
+        self.kept = {i: text for i, text in self.kept.items() if i < whole}
+        self._spoiled = {i for i in self._spoiled if i <= whole}
         self.gave_up = False
         count = len(self._arguments)
         if whole >= count:

@@ -34,7 +34,7 @@ from tests.hostile import (
     written,
 )
 
-TURNS = 160
+TURNS = 240
 ASK = (Message("user", "Go."),)
 COUNT = Tool(
     "count",

@@ -26,7 +26,7 @@ from tests.hostile import (
     sloppy_turn,
 )
 
-EVERY = 15
+EVERY = 10
 ASK = (Message("user", "Go."),)
 TWO = Wanted(
     "two",

@@ -23,6 +23,7 @@ from rich.text import Text
 
 import abruzzi
 from abruzzi.agent import Agent, Result, Run, Turn
+from abruzzi.chat import Report
 from abruzzi.engines.base import Engine
 from abruzzi.engines.connect import EMBEDDED, connect
 from abruzzi.engines.local.weights import CATALOGUE, is_whole, obtain, weights_named
@@ -150,7 +151,7 @@ async def _show(agent: Agent, engine: Engine, prompt: str, turns: list[Turn], *,
                 if isinstance(item, Turn):
                     turns.append(item)
                     # A turn that only answers is shown as the answer.
-                    if not quiet and (item.tool_calls or item.report.problems):
+                    if not quiet and (item.tool_calls or item.report.problems or item.report.resumes):
                         waiting.stop()
                         _show_turn(len(turns), item)
                         waiting.start()
@@ -166,7 +167,10 @@ async def _show(agent: Agent, engine: Engine, prompt: str, turns: list[Turn], *,
 
 def _show_turn(number: int, turn: Turn) -> None:
     out.rule(f"Turn {number}", align="left")
-    _show_part("The model wrote", turn.output)
+    # Of a turn that was resumed the output is what the parts came to.
+    _show_part("The turn reads" if turn.report.resumes else "The model wrote", turn.output)
+    if done := _done(turn.report):
+        _show_part("Enforced", done)
     for result in turn.results:
         _show_part(
             "Parsed call", f"{result.call.function.name}  {result.call.function.arguments}  (id {result.call.id})"
@@ -175,8 +179,17 @@ def _show_turn(number: int, turn: Turn) -> None:
             "Tool's result", "not run: there is only its definition" if result.content is None else result.content
         )
     for problem in turn.report.problems:
-        _show_part("Held back", f"{problem.kind}: {problem.detail}")
+        _show_part(problem.action.capitalize(), f"{problem.kind}: {problem.detail}")
     out.print()
+
+
+def _done(report: Report) -> str:
+    """What the guard did to the turn, in words; nothing where it only looked."""
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(report.violations.items()))
+    parts = [f"went wrong: {kinds}"] if kinds else []
+    parts += [f"asked to go on: {report.resumes}"] if report.resumes else []
+    parts += [f"characters added: {report.forced}"] if report.forced else []
+    return "; ".join(parts)
 
 
 def _show_part(title: str, text: str) -> None:

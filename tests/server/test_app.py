@@ -118,6 +118,8 @@ def test_raw_text_is_to_be_had_beside_tools(serve: Serve) -> None:
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tool_format": "xml"}, "tool_format"),
         ({"stream": "yes"}, "stream"),
+        ({"abruzzi": "no"}, "abruzzi"),
+        ({"abruzzi": 0}, "abruzzi"),
     ],
 )
 def test_a_bad_request_gets_the_true_reason(serve: Serve, change: dict[str, Any], param: str | None) -> None:
@@ -170,6 +172,126 @@ def test_models_and_health(serve: Serve) -> None:
             with connection.getresponse() as response:
                 response.read()
                 assert response.status == status
+
+
+# What was done
+
+
+WRONG = section(("functions.get_weather:0", '{"location": "shanghai", "unit": "k"}'))
+REST = 'c"}<|tool_call_end|><|tool_calls_section_end|>'
+
+
+def health(served: Served) -> Any:
+    with connected(served) as connection:
+        connection.request("GET", "/health")
+        with connection.getresponse() as response:
+            return json.loads(response.read())
+
+
+def test_an_answer_tells_what_was_done_to_it(serve: Serve) -> None:
+    engine = ScriptedEngine([WRONG, REST])
+    with client_of(serve(engine)) as client:
+        answer = client.chat.completions.create(model="any", messages=ASK, tools=TOOLS)
+    calls = answer.choices[0].message.tool_calls
+    assert calls and calls[0].type == "function"
+    assert json.loads(calls[0].function.arguments) == {"location": "shanghai", "unit": "c"}
+    assert answer.to_dict()["abruzzi"] == {
+        "guarantee": "enforced",
+        "resumes": 1,
+        "resampled": 0,
+        "generated_characters": len(WRONG + REST),
+        "forced_characters": 0,
+        "forced_tokens": 0,
+        "violations": {"schema": 1},
+        "problems": [],
+    }
+
+
+def test_what_was_mended_is_told_with_its_kind_and_tool(serve: Serve) -> None:
+    text = section(("get_weather", '{"location": "shanghai"}'))
+    _, body = post(serve(ScriptedEngine([text])), {"messages": ASK, "tools": TOOLS})
+    (problem,) = body["abruzzi"]["problems"]
+    assert problem.keys() == {"kind", "action", "name", "detail"}
+    assert (problem["kind"], problem["action"], problem["name"]) == ("header", "mended", "get_weather")
+    assert body["abruzzi"]["guarantee"] == "validated"
+
+
+def test_a_stream_tells_it_in_the_chunk_with_the_usage(serve: Serve) -> None:
+    served = serve(ScriptedEngine([WRONG, REST], cut=list))
+    with client_of(served) as client:
+        chunks = list(
+            client.chat.completions.create(
+                model="any", messages=ASK, tools=TOOLS, stream=True, stream_options={"include_usage": True}
+            )
+        )
+    assert ["abruzzi" in chunk.to_dict() for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    done: Any = chunks[-1].to_dict()["abruzzi"]
+    assert (done["guarantee"], done["resumes"], done["violations"]) == ("enforced", 1, {"schema": 1})
+    assert health(served)["violations"] == {"scripted": {"schema": 1}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_of_bare_openai_is_told_nothing_else(serve: Serve, stream: bool) -> None:
+    served = serve(ScriptedEngine([WRONG, REST]))
+    options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    body = {"messages": ASK, "tools": TOOLS, "abruzzi": False, **options}
+    with connected(served) as connection:
+        connection.request("POST", "/v1/chat/completions", json.dumps(body))
+        with connection.getresponse() as response:
+            text = response.read().decode()
+    assert '"usage"' in text and "abruzzi" not in text
+    assert health(served)["violations"] == {"scripted": {"schema": 1}}
+
+
+def test_violations_are_counted_by_kind_as_long_as_the_server_lives(serve: Serve) -> None:
+    other = section(("functions.nothing:0", "{}"))
+    served = serve(ScriptedEngine([WRONG, REST, CALL, WRONG, REST, other, CALL]))
+    assert health(served)["violations"] == {"scripted": {}}
+    for _ in range(4):
+        assert post(served, {"messages": ASK, "tools": TOOLS})[0] == 200
+    assert health(served)["violations"] == {"scripted": {"schema": 2, "undeclared": 1}}
+    assert health(serve(ScriptedEngine([CALL])))["violations"] == {"scripted": {}}
+
+
+STRICT: Any = {
+    "type": "object",
+    "properties": {"location": {"type": "string"}, "days": {"type": "array", "items": {"type": "integer"}}},
+    "required": ["location", "days"],
+    "additionalProperties": False,
+}
+
+
+def strict_tools(parameters: Any, *, strict: bool = True) -> Any:
+    return [{"type": "function", "function": {"name": "get_weather", "strict": strict, "parameters": parameters}}]
+
+
+def test_strict_gets_openais_rules_and_the_guarantee(serve: Serve) -> None:
+    bad = section(("functions.get_weather:0", '{"location": "Rome", "days": ["1"]}'))
+    with client_of(serve(ScriptedEngine([bad, "1]}<|tool_call_end|>"]))) as client:
+        answer = client.chat.completions.create(model="any", messages=ASK, tools=strict_tools(STRICT))
+    calls = answer.choices[0].message.tool_calls
+    assert calls and calls[0].type == "function" and calls[0].function.arguments == '{"location": "Rome", "days": [1]}'
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"additionalProperties": True}, ".additionalProperties"),
+        ({"required": ["location"]}, ".required"),
+        ({"allOf": [{}]}, ".allOf"),
+        ({"properties": {**STRICT["properties"], "days": {"format": "iri"}}}, ".properties.days.format"),
+    ],
+)
+def test_strict_refuses_what_openai_refuses_and_says_where(serve: Serve, change: Any, where: str) -> None:
+    with client_of(serve(ScriptedEngine([CALL]))) as client:
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError, match="strict") as refused:
+                client.chat.completions.create(
+                    model="any", messages=ASK, tools=strict_tools({**STRICT, **change}), stream=stream
+                )
+            assert refused.value.param == f"tools[0].function.parameters{where}"
+        loose = strict_tools({**STRICT, **change}, strict=False)
+        assert client.chat.completions.create(model="any", messages=ASK, tools=loose).choices
 
 
 def test_a_server_that_is_told_to_stop_tells_open_requests_why(serve: Serve) -> None:

@@ -219,7 +219,7 @@ class Guard:
 
     def _look_closer(self, passed: list[Event]) -> None:
         """What no event tells of yet may be wrong for sure."""
-        if passed or (self._matcher is not None and self._matcher.pending):
+        if passed or (self._matcher is not None and self._matcher.held):
             self._silence = 0
         if self.broken is not None or self.over:
             return
@@ -308,11 +308,11 @@ class Guard:
 
     def _argue(self, text: str, passed: list[Event]) -> None:
         assert self._matcher is not None
-        before = len(self._matcher.pending) if self._before is not None else 0
+        held = self._matcher.held
         sure = self._matcher.feed(text)
         if sure:
             self._spelling.arguments(sure)
-        if self._queue and passed is not self._queue and (sure or len(self._matcher.pending) > before):
+        if self._queue and passed is not self._queue and (sure or self._matcher.held > held):
             self._flush(passed)
         if sure:
             passed.append(ArgumentsDelta(self.calls, sure))

@@ -138,6 +138,11 @@ class Matcher:
         return "".join(self._held)
 
     @property
+    def held(self) -> int:
+        """How many characters are held."""
+        return self._held_length
+
+    @property
     def text(self) -> str:
         """All that went out."""
         return str(self._all)
@@ -579,6 +584,7 @@ class Matcher:
 
     def step(self) -> str:
         """What comes next on a short way to the end. What is held and can't be kept is dropped first."""
+        self._partial = ""
         reader = self._reader
         if reader in (self._in_string, self._in_key) and self._marked:
             self._drop()
@@ -592,17 +598,26 @@ class Matcher:
             reader = self._reader
         if reader == self._value:
             return self._sample()
-        if forced := self.forced():
-            return forced
         if reader == self._in_string:
-            return self._string_end()
+            return self._forced_characters() or self._string_end()
         if reader == self._in_key:
-            return self._key_end()
+            return self._forced_characters() or self._key_end()
+        if reader in (self._first_key, self._next_key, self._first_item, self._behind_value):
+            return self._step_in_container()
+        return self.forced()
+
+    def _step_in_container(self) -> str:
+        """The container's end, or its next member's name or item."""
         container = self._stack[-1]
-        if reader != self._next_key and any(_may_end(thread.option, container) for thread in container.threads):
+        if self._reader != self._next_key and any(_may_end(thread.option, container) for thread in container.threads):
             return "}" if container.is_object else "]"
-        begun = reader in (self._first_key, self._first_item, self._next_key)
-        return ("" if begun else ", ") + (json.dumps(self._name(), ensure_ascii=False) if container.is_object else "")
+        comma = ", " if self._reader == self._behind_value else ""
+        if container.is_object:
+            return f"{comma}{json.dumps(self._name(), ensure_ascii=False)}"
+        if not comma:
+            self._begin_item()
+            return self._sample()
+        return comma
 
     def _sample(self) -> str:
         """A short value."""

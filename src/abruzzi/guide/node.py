@@ -54,7 +54,7 @@ class Schema:
         self.draft = schema.get("$schema") if isinstance(schema, Mapping) else None
         self.is_old = isinstance(self.draft, str) and any(draft in self.draft for draft in _OLD_DRAFTS)
         self._nodes: dict[tuple[int, ...], Node] = {}
-        self._validators: dict[int, jsonschema_rs.Validator] = {}
+        self._validators: dict[int, tuple[Any, jsonschema_rs.Validator]] = {}  # with the schema, whose id stays its own
         # A validator of a part needs the definitions that the part refers to; other references only the root resolves.
         self.checks_parts = all(ref.startswith(("#/$defs/", "#/definitions/")) for ref in _references(schema))
         held = not self.checks_parts and _is_undecided(schema)
@@ -77,8 +77,8 @@ class Schema:
             whole = self.leaf(schema)
             if isinstance(self.root, Mapping) and schema is not self.root:
                 whole |= {key: self.root[key] for key in ("$defs", "definitions") if key in self.root}
-            found = self._validators[id(schema)] = jsonschema_rs.validator_for(whole, validate_formats=True)
-        return found
+            found = self._validators[id(schema)] = schema, jsonschema_rs.validator_for(whole, validate_formats=True)
+        return found[1]
 
     def leaf(self, schema: Mapping[str, Any]) -> dict[str, Any]:
         """The schema in the draft of the whole."""
@@ -507,7 +507,7 @@ def _member_values(parts: Sequence[Part], name: str) -> set[Any] | None:
 def _common_values(
     listed: Sequence[Sequence[Any]], kinds: frozenset[str], home: Schema, parts: Sequence[Part]
 ) -> list[Any] | None:
-    """The values that stand in every list and are of the kinds; strings and numbers only if their bounds allow them."""
+    """The values that stand in every list, are of the kinds, and that what else the parts say allows."""
     if not listed:
         return None
     keys = [{key_of(value) for value in values} for values in listed]
@@ -523,7 +523,13 @@ def _common_values(
         if kind_of(value) in kinds
         and all(key_of(value) in one for one in keys)
         and all(rule.is_valid(value) for rule in rules)
+        and (not isinstance(value, list | Mapping) or _allowed(value, home, parts))
     ]
+
+
+def _allowed(value: Any, home: Schema, parts: Sequence[Part]) -> bool:
+    """Whether an object or array is what the parts say, where they can be asked."""
+    return not home.checks_parts or all(home.validator(part.schema).is_valid(value) for part in parts)
 
 
 def _bounds(parts: Sequence[Part], least: str, most: str) -> tuple[int, int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
@@ -28,6 +29,7 @@ _RETRY_AFTER = [(b"retry-after", b"5")]
 def create_app(engine: Engine) -> Starlette:
     """The application; it closes the engine when it ends."""
     model = engine.capabilities.model
+    violations: Counter[str] = Counter()
 
     async def models(_: Request) -> JSONResponse:
         return JSONResponse(
@@ -35,7 +37,7 @@ def create_app(engine: Engine) -> Starlette:
         )
 
     async def health(_: Request) -> JSONResponse:
-        return JSONResponse({"status": "ok", "model": model})
+        return JSONResponse({"status": "ok", "model": model, "violations": {model: violations}})
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -43,7 +45,7 @@ def create_app(engine: Engine) -> Starlette:
         await engine.aclose()
 
     routes = [
-        Route("/v1/chat/completions", ChatCompletions(engine), methods=["POST"]),
+        Route("/v1/chat/completions", ChatCompletions(engine, violations), methods=["POST"]),
         Route("/v1/models", models),
         Route("/health", health),
     ]
@@ -51,10 +53,14 @@ def create_app(engine: Engine) -> Starlette:
 
 
 class ChatCompletions:
-    """`POST /v1/chat/completions` as a plain ASGI application."""
+    """`POST /v1/chat/completions` as a plain ASGI application.
 
-    def __init__(self, engine: Engine) -> None:
+    Adds to `violations`, by kind, how often the engine's output could not go on as it was.
+    """
+
+    def __init__(self, engine: Engine, violations: Counter[str]) -> None:
         self._engine = engine
+        self._violations = violations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
@@ -77,11 +83,12 @@ class ChatCompletions:
             await self._refuse(send, error)
 
     async def _answer(self, call: dialect.Call, send: Send) -> None:
-        encoder = dialect.Encoder(self._engine.capabilities.model)
+        encoder = dialect.Encoder(self._engine.capabilities.model, bare=call.bare)
         if call.stream:
             await self._stream(call, encoder, send)
         else:
             message, report = await chat.complete(self._engine, call.request)
+            self._violations.update(report.violations)
             await send_json(send, 200, encoder.completion(message, report))
 
     async def _stream(self, call: dialect.Call, encoder: dialect.Encoder, send: Send) -> None:
@@ -95,6 +102,7 @@ class ChatCompletions:
                         await send_event(send, encoder.opening())
                         started = True
                     if isinstance(item, Report):
+                        self._violations.update(item.violations)
                         if call.include_usage:
                             await send_event(send, encoder.usage(item))
                     elif chunk := encoder.chunk(item):

@@ -1,7 +1,8 @@
 """OpenAI's `POST /v1/chat/completions`: its body decoded to a `ChatRequest`, events encoded to its response.
 
-Reference: https://platform.openai.com/docs/api-reference/chat. `tool_format` is ours: `raw` or `pythonic` has the
-model's own text in `content`, constrained to that format, in place of `tool_calls`.
+Reference: https://platform.openai.com/docs/api-reference/chat. Ours are `tool_format`: `raw` or `pythonic` has the
+model's own text in `content`, held to that format, in place of `tool_calls`; and the answer's `abruzzi`, which tells
+what was done to it, beside `usage`: `"abruzzi": false` in a request leaves it out.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Call:
     request: ChatRequest
     stream: bool
     include_usage: bool
+    bare: bool
+    """Whether the answer is to hold no `abruzzi`."""
 
 
 def decode(body: bytes) -> Call:
@@ -67,7 +70,12 @@ def decode(body: bytes) -> Call:
     options = value.get("stream_options") or {}
     if not isinstance(options, dict):
         raise RequestError("expected an object", "stream_options")
-    return Call(request, fields.boolean("stream", default=False), bool(options.get("include_usage")))
+    return Call(
+        request,
+        stream=fields.boolean("stream", default=False),
+        include_usage=bool(options.get("include_usage")),
+        bare=not fields.boolean("abruzzi", default=True),
+    )
 
 
 def _list(value: Mapping[str, Any], key: str, *, optional: bool = False) -> list[Any]:
@@ -163,9 +171,12 @@ class _Fields:
 
 @dataclass
 class Encoder:
-    """Writes one answer, whole or as chunks. `model` is the name that the answer gives."""
+    """Writes one answer, whole or as chunks. `model` is the name that the answer gives; a `bare` one holds no
+    `abruzzi`.
+    """
 
     model: str
+    bare: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -176,7 +187,7 @@ class Encoder:
             "finish_reason": message.finish_reason,
             "logprobs": None,
         }
-        return {**self._head("chat.completion"), "choices": [choice], **_tail(report)}
+        return {**self._head("chat.completion"), "choices": [choice], **self._tail(report)}
 
     def opening(self) -> dict[str, Any]:
         return self._chunk({"role": "assistant", "content": ""})
@@ -199,7 +210,10 @@ class Encoder:
         return None
 
     def usage(self, report: Report) -> dict[str, Any]:
-        return {**self._head("chat.completion.chunk"), "choices": [], **_tail(report)}
+        return {**self._head("chat.completion.chunk"), "choices": [], **self._tail(report)}
+
+    def _tail(self, report: Report) -> dict[str, Any]:
+        return {"usage": _usage(report)} if self.bare else {"usage": _usage(report), "abruzzi": _done(report)}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
@@ -209,26 +223,27 @@ class Encoder:
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
 
 
-def _tail(report: Report) -> dict[str, Any]:
-    """The usage, and what was done to keep the promise about calls."""
+def _usage(report: Report) -> dict[str, Any]:
     usage = report.usage
     return {
-        "usage": {
-            "prompt_tokens": usage.prompt,
-            "completion_tokens": usage.completion,
-            "total_tokens": usage.prompt + usage.completion,
-            "prompt_tokens_details": {"cached_tokens": usage.cached},
-        },
-        "abruzzi": {
-            "guarantee": report.guarantee,
-            "resumes": report.resumes,
-            "resampled": report.resampled,
-            "generated_characters": report.generated,
-            "forced_characters": report.forced,
-            "forced_tokens": usage.forced,
-            "violations": report.violations,
-            "problems": [{"kind": p.kind, "name": p.name, "detail": p.detail} for p in report.problems],
-        },
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+    }
+
+
+def _done(report: Report) -> dict[str, Any]:
+    """What was done to keep the promise about calls."""
+    return {
+        "guarantee": report.guarantee,
+        "resumes": report.resumes,
+        "resampled": report.resampled,
+        "generated_characters": report.generated,
+        "forced_characters": report.forced,
+        "forced_tokens": report.usage.forced,
+        "violations": report.violations,
+        "problems": [{"kind": p.kind, "action": p.action, "name": p.name, "detail": p.detail} for p in report.problems],
     }
 
 
