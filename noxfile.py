@@ -25,3 +25,6 @@ def bench(session: nox.Session) -> None:
     session.install(".")
     session.run("python", "bench/embedded.py", *session.posargs)
     session.run("python", "bench/parser.py")
+    session.run("python", "bench/schemas.py")
+    session.run("python", "bench/guard.py")
+    session.run("python", "bench/hostile.py")

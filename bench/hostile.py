@@ -46,6 +46,7 @@ from tests.hostile import (
     Outcome,
     SloppyEngine,
     Wanted,
+    changed,
     dialogues,
     play,
     random_turn,
@@ -125,12 +126,11 @@ class Bench:
 
     def changed(self, name: str, engine: SloppyEngine, outcome: Outcome, what: str) -> None:
         """Count the turn as wrong where a call without a flaw came out changed."""
-        texts = dict(enumerate(arguments for _, arguments in outcome.calls))
-        changed = [text for i, text in engine.kept.items() if texts.get(i) != text]
-        if changed and not outcome.faults:
+        found = changed(engine, outcome)
+        if found and not outcome.faults:
             self.rows[name].wrong += 1
             self.rows["all"].wrong += 1
-            self.faults.append(f"{what}: changed: {changed[0][:200]}")
+            self.faults.append(f"{what}: changed: {found[0][1][:200]}")
 
     def show(self, *, every_fault: bool) -> None:
         table = Table(title=f"{self.title}: {self.rows['all'].turns} turns, {self.seconds:.0f} s", title_justify="left")

@@ -22,6 +22,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,7 +126,7 @@ def raw_calls(text: str) -> list[tuple[str, str, str]]:
 
 def pythonic_calls(text: str, tools: Sequence[Tool]) -> list[tuple[str, str]]:
     """Name and arguments (as JSON) of the calls in a pythonic answer. Raises ValueError."""
-    text = text.rpartition(THINK_END)[2].strip()
+    text = text.strip()
     names = "|".join(re.escape(tool.name) for tool in tools)
     if not re.match(rf"\[\s*(?:{names})\s*\(", text):
         return []
@@ -181,6 +182,11 @@ class Outcome:
     def is_cut(self) -> bool:
         return self.message is not None and self.message.finish_reason == "length"
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether the engine was given up, and its last call finished without it."""
+        return self.report is not None and any(problem.action == "rejected" for problem in self.report.problems)
+
 
 def play(engine: HostileEngine | SloppyEngine, request: ChatRequest, *, streamed: bool = True) -> Outcome:
     """Have the engine answer, and judge what comes."""
@@ -233,7 +239,7 @@ def _judged(
     if is_cut and not engine.cuts:
         faults.append("it was cut by no limit")
     try:
-        calls = _calls(message, request, cut=is_cut)
+        calls = _calls(message, request, engine.capabilities.variant, cut=is_cut)
     except (ValueError, RecursionError) as error:
         faults.append(f"{request.output}: {error}")
         calls = []
@@ -248,7 +254,7 @@ def _judged(
     return Outcome(tuple(calls), invalid, tuple(faults), message, report)
 
 
-def _calls(message: Message, request: ChatRequest, *, cut: bool) -> list[tuple[str, str]]:
+def _calls(message: Message, request: ChatRequest, variant: Variant, *, cut: bool) -> list[tuple[str, str]]:
     """The calls of a message, in whatever format. Raises ValueError for what is none of that format."""
     if request.output == "tool_calls":
         calls = [(call.id, call.function.name, call.function.arguments) for call in message.tool_calls]
@@ -259,7 +265,10 @@ def _calls(message: Message, request: ChatRequest, *, cut: bool) -> list[tuple[s
     elif cut:
         return []
     elif request.output == "pythonic":
-        return pythonic_calls(message.content or "", request.tools)
+        text = message.content or ""
+        thought, end, answer = text.partition(THINK_END) if variant.thinks else ("", "", text)
+        only_thought = not end and variant.opens_thinking and request.thinking is not False
+        return [] if only_thought else pythonic_calls(answer if end else thought or answer, request.tools)
     else:
         calls = raw_calls(message.content or "")
     first = sum(len(one.tool_calls) for one in request.messages)
@@ -725,7 +734,7 @@ def _is_schema(schema: Any) -> bool:
 
 def _is_writable(tool: Tool) -> bool:
     """Whether it may be called in the pythonic format."""
-    return tool.name.isidentifier() and all(key.isidentifier() for key in keys_of(tool))
+    return all(name.isidentifier() and not iskeyword(name) for name in (tool.name, *keys_of(tool)))
 
 
 def random_turn(number: int, seed: int, tools: Sequence[Tool]) -> Turn:
@@ -881,7 +890,10 @@ class Writing:
         id = self.id
         if self.stands is not None:
             begun = _shared(id, self.stands)
-            id = "" if begun < len(self.stands) and ":" in self.stands else id[begun:]
+            left, id = self.stands[begun:], id[begun:]
+            # Nobody writes a second time what stands, even where it goes on wrong.
+            again = next((n for n in range(len(left), 0, -1) if id.startswith(left[-n:])), 0)
+            id = "" if ":" in left else id[again:]
         return f"{self.before}{self.begin}{id}{self.mark}{self.arguments}{self.end}{self.after}"
 
     @property
@@ -1433,6 +1445,13 @@ def _standing(text: str) -> tuple[int, str | None]:
         whole += 1
         at = text.find(B, at + len(B) + len(header) + len(A) + end)
     return whole, None
+
+
+def changed(engine: SloppyEngine, outcome: Outcome) -> list[tuple[int, str]]:
+    """The calls that were written without a flaw and didn't come out as they were."""
+    texts = dict(enumerate(arguments for _, arguments in outcome.calls))
+    count = len(texts) - 1 if outcome.is_ours else len(engine.wanted.calls)
+    return [(i, text) for i, text in engine.kept.items() if i < count and texts.get(i) != text]
 
 
 def sloppy_turn(wanted: Wanted, seed: int, **options: Any) -> tuple[SloppyEngine, ChatRequest]:

@@ -82,8 +82,8 @@ def test_a_limit_holds_for_an_engine_that_knows_none(habit: str) -> None:
     for choice in ("auto", "required"):
         engine = HostileEngine(habit, 1, [WEATHER], deaf=True)
         engine.cuts = True
-        play_limited = ChatRequest(ASK, [WEATHER], tool_choice=choice, params=SamplingParams(max_tokens=100))
-        assert not play(engine, play_limited).wrong
+        request = ChatRequest(ASK, [WEATHER], tool_choice=choice, params=SamplingParams(max_tokens=100))
+        assert not play(engine, request).wrong
         assert engine.pulled < 20_000
 
 
@@ -94,6 +94,15 @@ def test_an_engine_that_claims_to_obey_and_does_not_is_no_different(output: str)
         request = ChatRequest(ASK, [COUNT], tool_choice="count", output=output)  # type: ignore[arg-type]
         outcome = play(engine, request)
         assert (outcome.wrong, [name for name, _ in outcome.calls][:1]) == ((), ["count"])
+
+
+@pytest.mark.parametrize("habit", ["right, then without end", "ends in a character"])
+def test_text_in_another_format_ends_with_its_calls(habit: str) -> None:
+    for seed in range(40):
+        engine = HostileEngine(habit, seed, [PING], pythonic=True, cut=list(CUTS)[seed % len(CUTS)])
+        request = ChatRequest(ASK, [PING], tool_choice="required", output="pythonic", parallel_tool_calls=seed % 2 == 0)
+        outcome = play(engine, request)
+        assert (outcome.wrong, outcome.message and outcome.message.content) == ((), "[ping()]")
 
 
 @pytest.fixture(scope="session")

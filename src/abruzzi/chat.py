@@ -289,7 +289,8 @@ class _Turn:
             if guard.is_calling or (self.must_call and not guard.calls):
                 yield from guard.finish()
             elif not guard.has_spoken and not guard.calls:
-                raise OutputError(f"the model tried to call a tool, and no valid call came of it: {broken.detail}")
+                reason = f"the model tried to call a tool, and no valid call came of it: {broken.detail}"
+                raise OutputError(reason, guard.violations)
         yield from guard.settled()
         called = guard.calls and self.request.output == "tool_calls"
         self.finish = Finish("length" if spent else "tool_calls" if called else "stop")
@@ -303,7 +304,7 @@ class _Turn:
             usage,
             guided=self.grammar is not None,
             problems=tuple(guard.problems),
-            violations={str(kind): count for kind, count in guard.violations.items()},
+            violations=dict(guard.violations),
             resumes=self.resumes,
             resampled=self.resampled,
             generated=guard.generated,
@@ -344,7 +345,7 @@ class _Text:
         assert guard is not None
         if not self._pythonic:
             text = "" if guard.is_calling else self._spelling.close()
-        elif guard.violations or guard.forced or guard.problems:
+        elif guard.violations or guard.forced or guard.problems or guard.over:
             text = guard.spelled
         else:
             text = "".join(turn.asking.output)  # the model may write it in another way than we do

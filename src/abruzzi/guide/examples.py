@@ -129,6 +129,7 @@ def _numbers(option: Option) -> Iterator[int | float]:
 
 def _arrays(option: Option, depth: int) -> Iterator[list[Any]]:
     least, most = option.count
+    contained = [value for node in option.contained for value in islice(examples(node, depth + 1), 2)]
     for count in range(least, least + 3):
         if most is not None and count > most:
             return
@@ -142,6 +143,8 @@ def _arrays(option: Option, depth: int) -> Iterator[list[Any]]:
                     return
                 chosen.append(values[-1])
             yield chosen
+            if chosen and not ahead:  # some must be what `contains` says
+                yield from ([*chosen[:-1], value] for value in contained)
 
 
 def _objects(option: Option, depth: int) -> Iterator[dict[str, Any]]:
@@ -172,12 +175,24 @@ def _objects(option: Option, depth: int) -> Iterator[dict[str, Any]]:
         if value is not _NONE and name not in base and (most is None or len(base) < most):
             yield {**base, name: value}
             whole[name] = value
+    other = next((name for name in "abcdefgh" if name not in whole and option.member(name)), None)
+    if (
+        other is not None
+        and (value := _member(option, other, depth)) is not _NONE
+        and (most is None or len(base) < most)
+    ):
+        yield {**base, other: value}
     if len(whole) > len(base) + 1 and (most is None or len(whole) <= most):
         yield whole
     for name in base:
         node = option.member(name)
         for value in islice(examples(node, depth + 1), 1, _VARIANTS) if node is not None else ():
             yield {**base, name: value}
+    # What no schema of their own tells of, another may (`unevaluatedProperties`): all of another kind.
+    nodes = {name: node for name in base if (node := option.member(name)) is not None}
+    if len(nodes) > 1:
+        several = (islice(examples(node, depth + 1), 1, 2 * _VARIANTS) for node in nodes.values())
+        yield from (dict(zip(nodes, values, strict=True)) for values in zip(*several, strict=False))
 
 
 _NONE = object()

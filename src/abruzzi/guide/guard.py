@@ -103,7 +103,7 @@ class Guard:
         """Whether nothing more is wanted of the engine."""
         self.problems: list[Problem] = []
         """What was mended or dropped."""
-        self.violations: Counter[ProblemKind] = Counter()
+        self.violations: Counter[str] = Counter()
         """How often the engine's output couldn't go on as it was."""
         self.generated = 0
         """Characters that the engine wrote."""
@@ -141,10 +141,12 @@ class Guard:
         lead, self._lead, self._at_head = self._lead, "", False
         if lead:
             self._read(self._parser.feed(lead), events)
-        self._read(self._parser.close(cut=cut), events)
-        if cut and self.broken is not None and self.broken.kind == "truncated":
-            self.problems.append(self.broken)
-            self.broken = None
+        for event in self._parser.close(cut=cut):
+            if cut and isinstance(event, Problem) and event.kind == "truncated":
+                self.problems.append(event)  # no fault of the engine's
+            else:
+                self._read([event], events)
+        if cut and self._matcher is not None:
             return events
         if self.broken is None and not self.over and not cut:
             if self._matcher is not None:
@@ -427,7 +429,8 @@ class Guard:
                 if steps > _MAX_STEPS:
                     raise LookupError("no end of its arguments was found")
         except LookupError as error:
-            raise OutputError(f"a call of {self._name or 'a tool'} can't be finished: {error}") from None
+            reason = f"a call of {self._name or 'a tool'} can't be finished: {error}"
+            raise OutputError(reason, self.violations) from None
         if self._matcher is not None:
             self._end(self._queue)
         self.over = True

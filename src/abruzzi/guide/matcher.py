@@ -287,10 +287,11 @@ class Matcher:
             threads = [thread for thread in container.threads if _may_go_on(thread.option, container)]
             if not threads:
                 return self._break(at, "}" if container.is_object else "]")
-            self._keep(threads)
             if container.is_object:
+                self._marked = self._hold_name(at, threads)
                 self._reader = self._next_key
             else:
+                self._keep(threads)
                 self._begin_item()
             return at + 1
         return self._end_container(text, at)
@@ -340,29 +341,23 @@ class Matcher:
         threads = [thread for thread in container.threads if _may_go_on(thread.option, container)]
         if text[at] != '"' or not threads:
             return self._break(at, "a member's name" if threads else "}")
-        if any(thread.option.names is None and not thread.option.takes_any_name for thread in threads):
-            self._mark(at, self._next_key, [])
-            self._marked = True
-        else:
-            self._marked = False
+        if self._reader == self._first_key:
+            self._marked = self._hold_name(at, threads)
         # A name is read like a string that is one of some words.
         self._threads, self._free = threads, False
-        self._followed = [(thread, self._names_left(thread), []) for thread in threads]
+        self._followed = [(thread, _names_left(thread.option, container), []) for thread in threads]
         self._string, self._string_length = [], 0
         self._reader = self._in_key
         return at + 1
 
-    def _names_left(self, thread: Thread) -> list[str] | None:
-        """The names that a next member may have; None where they aren't listed."""
-        names, container = thread.option.names, self._stack[-1]
-        if names is None:
-            return None
-        left = [name for name in names if name not in container.names]
-        most = thread.option.size[1]
-        needed = _needed(thread.option, container)
-        if most is not None and most - container.count <= len(needed):
-            left = [name for name in left if name in needed]
-        return left
+    def _hold_name(self, at: int, threads: Sequence[Thread]) -> bool:
+        """Whether the whole name alone tells whether it may stand, and whether there is any: then it is held, and the
+        comma before it with it.
+        """
+        holds = any(thread.option.names is None and not thread.option.takes_any_name for thread in threads)
+        if holds:
+            self._mark(at, self._reader, [])
+        return holds
 
     def _in_key(self, text: str, at: int) -> int:
         if text[at] != '"':
@@ -372,8 +367,8 @@ class Matcher:
         children: list[Thread] = []
         threads: list[Thread] = []
         for thread, words, _ in self._followed:
-            node = thread.option.member(name) if name not in container.names else None
-            if node is not None and (words is None or name in words) and _leaves_room(thread.option, container, name):
+            node = thread.option.member(name)
+            if node is not None and (words is None or name in words) and _may_come(thread.option, container, name):
                 children += _threads_of(node, (len(threads),))
                 threads.append(thread)
         if not children:
@@ -575,7 +570,7 @@ class Matcher:
         if not container.is_object:
             return comma
         # Names come in any order: which comes next is forced only where one is left, and asked for where one is missed.
-        lists = [self._names_left(thread) for thread in going_on]
+        lists = [_names_left(thread.option, container) for thread in going_on]
         needed = [_needed(thread.option, container) for thread in going_on]
         missed = self._reader == self._behind_value or all(names == needed[0] for names in lists)
         if missed and all(one == needed[0] and len(one) == 1 for one in needed):
@@ -583,10 +578,21 @@ class Matcher:
         return f'{comma}"'
 
     def step(self) -> str:
-        """What comes next on a short way to the end. What is held and can't be kept is dropped first."""
+        """What comes next on a short way to the end. What is held and can't be kept is dropped first. Raises
+        LookupError where no way is found.
+        """
         self._partial = ""
+        while True:
+            try:
+                return self._step()
+            except LookupError:
+                if not self._marks:
+                    raise
+                self._drop()
+
+    def _step(self) -> str:
         reader = self._reader
-        if reader in (self._in_string, self._in_key) and self._marked:
+        if reader in (self._in_string, self._in_key, self._next_key) and self._marked:
             self._drop()
             reader = self._reader
         if reader == self._number:
@@ -640,7 +646,7 @@ class Matcher:
                 *(f"{c}{i or ''}" for i in range(9) for c in "abcdefgh"),
             ]
             for name in names:
-                if name not in container.names and option.member(name) and _leaves_room(option, container, name):
+                if self._may_be_chosen(option, name):
                     return name
         raise LookupError(f"no member was found that may follow (at {self._path()})")
 
@@ -653,14 +659,18 @@ class Matcher:
                 ends.append("." * (thread.option.length[0] - self._string_length) + '"')
         return min(ends, key=len)
 
+    def _may_be_chosen(self, option: Option, name: str) -> bool:
+        node = option.member(name)
+        if node is None or not _may_come(option, self._stack[-1], name):
+            return False
+        return name in option.required or any(True for _ in examples(node))
+
     def _key_end(self) -> str:
-        container = self._stack[-1]
         begun = "".join(self._string)
         for thread, words, _ in self._followed:
             known = words if words is not None else [*thread.option.known, begun, *(begun + c for c in "abcdefgh")]
             for name in sorted(known, key=len) if words is not None else known:
-                free = name.startswith(begun) and name not in container.names and thread.option.member(name)
-                if free and _leaves_room(thread.option, container, name):
+                if name.startswith(begun) and self._may_be_chosen(thread.option, name):
                     return json.dumps(name[len(begun) :], ensure_ascii=False)[1:]
         raise LookupError(f"no member was found that may follow (at {self._path()})")
 
@@ -685,11 +695,15 @@ def _threads_of(node: Node, parents: tuple[int, ...]) -> list[Thread]:
     return [Thread(option, node.checks, parents) for option in node.options]
 
 
-def _needed(option: Option, container: _Container) -> list[str]:
-    """The names of the members that must still come."""
-    needed = option.required - container.names
+def _needed(option: Option, container: _Container, name: str | None = None) -> list[str]:
+    """The names of the members that must still come, behind one of this name, if any."""
+    there = container.names if name is None else container.names | {name}
+    needed = option.required - there
     if option.dependents:
-        needed |= frozenset().union(*(option.dependents.get(name, ()) for name in container.names)) - container.names
+        reached = there | needed
+        while more := frozenset().union(*(option.dependents.get(one, ()) for one in reached)) - reached:
+            reached = reached | more
+        needed = frozenset(reached - there)
     if len(needed) < 2:
         return list(needed)
     order = [name for name in option.known if name in needed]
@@ -707,18 +721,32 @@ def _may_go_on(option: Option, container: _Container) -> bool:
     if not container.is_object:
         most = option.count[1]
         return (most is None or container.count < most) and option.item(container.count) is not None
-    most, names = option.size[1], option.names
+    most = option.size[1]
     if most is not None and container.count >= most:
         return False
-    return names is None or any(name not in container.names for name in names)
+    names = _names_left(option, container)
+    return names is None or bool(names)
 
 
-def _leaves_room(option: Option, container: _Container, name: str) -> bool:
-    """Whether the members that must still come have room behind one of this name."""
+def _names_left(option: Option, container: _Container) -> list[str] | None:
+    """The names that a next member may have; None where they aren't listed."""
+    most, names = option.size[1], option.names
+    if most is not None and most - container.count <= len(needed := _needed(option, container)):
+        names = tuple(needed)
+    return None if names is None else [name for name in names if _may_come(option, container, name)]
+
+
+def _may_come(option: Option, container: _Container, name: str) -> bool:
+    """Whether a member of this name is no second one, and leaves room for those that must come behind it."""
+    if name in container.names:
+        return False
     most = option.size[1]
-    if most is None:
+    if most is None and not option.dependents:
         return True
-    return container.count + 1 + sum(other != name for other in _needed(option, container)) <= most
+    needed = _needed(option, container, name)
+    if most is not None and container.count + 1 + len(needed) > most:
+        return False
+    return not option.dependents or all(option.member(one) is not None for one in needed)
 
 
 def _forced_value(threads: Sequence[Thread]) -> str:

@@ -59,7 +59,7 @@ class Schema:
         self.checks_parts = all(ref.startswith(("#/$defs/", "#/definitions/")) for ref in _references(schema))
         held = not self.checks_parts and _is_undecided(schema)
         self.arguments = self.node((schema, {"type": "object"}), (schema,) if held else ())
-        if self.arguments.is_void():
+        if not self.arguments.options:
             raise ValueError("no object satisfies it")
 
     def node(self, schemas: tuple[Any, ...], checked: tuple[Any, ...] = ()) -> Node:
@@ -101,15 +101,24 @@ class Node:
                 if schema.checks_parts:
                     unsure.append(one)
             options = [[*option, *alternative] for option in options for alternative in alternatives]
-        self.options = [made for option in options if (made := Option(option, schema)).kinds]
+        self._all = [made for option in options if (made := Option(option, schema)).own_kinds]
+        self._is_filled = False
         self.checks = tuple(schema.validator(one) for one in unsure)
 
-    def is_void(self, above: frozenset[int] = frozenset()) -> bool:
+    @cached_property
+    def options(self) -> Sequence[Option]:
+        """What it may be, without options that no value can be."""
+        return [option for option in self._all if option.kinds]
+
+    def is_void(self, above: frozenset[int]) -> bool:
         """Whether no value can be this, as far as that is seen without looking at `checks`."""
+        if self._is_filled:
+            return False
         if id(self) in above:
             return True  # a value that would have to hold itself
         above |= {id(self)}
-        return all(option.is_void(above) for option in self.options)
+        self._is_filled = any(not option.is_void(kind, above) for option in self._all for kind in option.own_kinds)
+        return not self._is_filled
 
 
 class Part:
@@ -121,10 +130,11 @@ class Part:
         self.kinds = KINDS if names is None else frozenset("number" if n == "integer" else n for n in names) & KINDS
         self.integer = names is not None and "integer" in names and "number" not in names
         self.values: Sequence[Any] | None = None
-        if "const" in schema:
-            self.values = [schema["const"]]
-        elif isinstance(schema.get("enum"), list):
+        if isinstance(schema.get("enum"), list):
             self.values = schema["enum"]
+        if "const" in schema:
+            only = key_of(schema["const"])
+            self.values = [one for one in self.values or [schema["const"]] if key_of(one) == only]
         self.schema = schema
         self.properties = _mapping(schema, "properties")
         self.required = frozenset(name for name in _list(schema, "required") if isinstance(name, str))
@@ -158,13 +168,18 @@ class Part:
 
     @property
     def takes_any_name(self) -> bool:
-        """Whether every name may be a member's."""
-        return self.others is not False and self._names is None
+        """Whether a member may have any name, as far as names are asked about."""
+        return self.others is not False and not self.patterns and self._names is None
 
     @property
-    def lists_names(self) -> bool:
-        """Whether its members are those that it lists, and no others."""
-        return self.others is False and not self.patterns
+    def listed(self) -> Sequence[str] | None:
+        """Names of which each of its members has one, where it lists them."""
+        if self.others is False and not self.patterns:
+            return list(self.properties)
+        if isinstance(self._names, Mapping):
+            values = [self._names["const"]] if "const" in self._names else self._names.get("enum")
+            return [name for name in values if isinstance(name, str)] if isinstance(values, list) else None
+        return () if self._names is False else None
 
     def item(self, index: int) -> Any:
         return self.prefix[index] if index < len(self.prefix) else self.items
@@ -184,7 +199,12 @@ class Option:
         self.values = _common_values([part.values for part in parts if part.values is not None], kinds, home, parts)
         if self.values is not None:
             kinds &= {kind_of(value) for value in self.values}
-        self.kinds = frozenset(kind for kind in kinds if not self._contradicts(kind))
+        self.own_kinds = frozenset(kind for kind in kinds if not self._contradicts(kind))
+
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of values that it may be."""
+        return frozenset(kind for kind in self.own_kinds if not self.is_void(kind, frozenset()))
 
     # Strings and numbers
 
@@ -242,11 +262,21 @@ class Option:
     @cached_property
     def names(self) -> tuple[str, ...] | None:
         """The names of all members that there may be, in the schema's order; None where they aren't listed."""
-        listing = [part for part in self.parts if part.lists_names]
-        if not listing:
-            return None
-        names = [name for name in listing[0].properties if all(name in part.properties for part in listing)]
-        return tuple(name for name in names if self.member(name) is not None)
+        listed = self._listed
+        if listed is None and not any(part.patterns for part in self.parts) and not self._takes_others:
+            listed = list(dict.fromkeys(name for part in self.parts for name in part.properties))
+        return None if listed is None else tuple(name for name in listed if self.member(name) is not None)
+
+    @cached_property
+    def _listed(self) -> Sequence[str] | None:
+        lists = [names for part in self.parts if (names := part.listed) is not None]
+        return [name for name in lists[0] if all(name in names for names in lists)] if lists else None
+
+    @cached_property
+    def _takes_others(self) -> bool:
+        """Whether there may be members that nothing names."""
+        node = self._child(tuple(part.others for part in self.parts if part.others is not True))
+        return node is not None and bool(node.options)
 
     @cached_property
     def known(self) -> tuple[str, ...]:
@@ -256,7 +286,8 @@ class Option:
 
     @cached_property
     def takes_any_name(self) -> bool:
-        return all(part.takes_any_name for part in self.parts)
+        """Whether a member may have any name, but for single ones."""
+        return all(part.takes_any_name for part in self.parts) and self._takes_others
 
     @cached_property
     def size(self) -> tuple[int, int | None]:
@@ -275,6 +306,10 @@ class Option:
 
     def member(self, name: str) -> Node | None:
         """What the member of this name may be, None where there may be none."""
+        node = self._member(name)
+        return node if node is not None and node.options else None
+
+    def _member(self, name: str) -> Node | None:
         if name not in self._members:
             schemas = tuple(one for part in self.parts for one in part.members(name) if one is not True)
             self._members[name] = self._child(schemas)
@@ -286,24 +321,36 @@ class Option:
     def count(self) -> tuple[int, int | None]:
         """The least and the greatest number of items."""
         least, most = _bounds(self.parts, "minItems", "maxItems")
-        index = 0
-        limit = max((len(part.prefix) for part in self.parts), default=0)
-        while index <= limit and (most is None or index < most):
+        for index in range(self._prefix + 1):
+            if most is not None and index >= most:
+                break
             if self.item(index) is None:
                 return least, index
-            index += 1
         return least, most
+
+    @cached_property
+    def contained(self) -> Sequence[Node]:
+        """What some of the items must be."""
+        schemas = [part.schema["contains"] for part in self.parts if "contains" in part.schema]
+        return [self._home.node((one,)) for one in schemas]
 
     def item(self, index: int) -> Node | None:
         """What the item at this index may be, None where there may be none."""
-        index = min(index, max((len(part.prefix) for part in self.parts), default=0))
+        node = self._item(min(index, self._prefix))
+        return node if node is not None and node.options else None
+
+    @cached_property
+    def _prefix(self) -> int:
+        """The index of the first item that is like all behind it."""
+        return max((len(part.prefix) for part in self.parts), default=0)
+
+    def _item(self, index: int) -> Node | None:
         if index not in self._items:
             self._items[index] = self._child(tuple(one for part in self.parts if (one := part.item(index)) is not True))
         return self._items[index]
 
     def _child(self, schemas: tuple[Any, ...]) -> Node | None:
-        node = None if any(one is False for one in schemas) else self._home.node(schemas)
-        return node if node is not None and node.options else None
+        return None if any(one is False for one in schemas) else self._home.node(schemas)
 
     # Whether there is anything at all
 
@@ -322,23 +369,18 @@ class Option:
         for part in self.parts:
             yield from ((name, one) for name, one in part.properties.items() if one is False)
 
-    def is_void(self, above: frozenset[int]) -> bool:
-        for kind in self.kinds:
-            if kind == "object":
-                members = [self.member(name) for name in self.required]
-                void = any(member is None or member.is_void(above) for member in members)
-                void = void or (self.names is not None and len(self.names) < self.size[0])
-            elif kind == "array":
-                least, most = self.count
-                void = most is not None and least > most
-                for index in range(0 if void else min(least, 4)):
-                    item = self.item(index)
-                    void = void or item is None or item.is_void(above)
-            else:
-                void = False
-            if not void:
-                return False
-        return True
+    def is_void(self, kind: str, above: frozenset[int]) -> bool:
+        """Whether it can be no value of the kind."""
+        needed: list[Node | None] = []
+        if kind == "object":
+            needed = [self._member(name) for name in self.required]
+            if (least := self.size[0]) and self._listed is not None:
+                void = sum(self._member(name) is not None for name in self._listed) < least
+                needed += [None] if void else []
+        elif kind == "array":
+            least = _bounds(self.parts, "minItems", "maxItems")[0]
+            needed = [self._item(index) for index in range(min(least, self._prefix + 1))]
+        return any(node is None or node.is_void(above) for node in needed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +421,8 @@ def _alternatives(schema: Any, home: Schema, above: tuple[int, ...]) -> tuple[li
         return ([] if schema is False else [[]]), True
     if id(schema) in above:
         return [], True  # by way of itself nothing more can be satisfied
+    if schema.get("not", False) in (True, {}):
+        return [], True
     above = (*above, id(schema))
     reference = schema.get("$ref")
     groups: list[list[list[Part]]] = []
@@ -431,6 +475,8 @@ def _speaks(schema: Mapping[str, Any], keyword: str) -> bool:
         return value is True
     if keyword == "if":
         return "then" in schema or "else" in schema
+    if keyword in ("not", "contains"):
+        return value is not False
     return value is not True and value != {}
 
 
@@ -514,8 +560,7 @@ def _common_values(
     rules = [
         jsonschema_rs.validator_for(home.leaf(rule), validate_formats=True)
         for part in parts
-        if (rule := _kept(part.schema, (*_STRING_KEYWORDS, *_NUMBER_KEYWORDS)))
-        or (part.integer and (rule := {"type": ["integer", *(part.kinds - {"number"})]}))
+        if (rule := _kept(part.schema, ("type", *_STRING_KEYWORDS, *_NUMBER_KEYWORDS)))
     ]
     return [
         value

@@ -35,8 +35,13 @@ _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
 # What llguidance can't follow, and what is left out: the pattern is only looser without.
 _LOOKAROUND = re.compile(r"\(\?(?:=|!|<=|<!)")
 # A shortest match is looked for by going ahead; more steps than this it has only where that fails.
-_LONGEST = 2000
-_TRIES = 32
+_LONGEST = 250
+_TRIES = 16
+# A quantifier, behind what can't be taken for one.
+_QUANTIFIED = re.compile(
+    r"(\\x\{[0-9a-fA-F]+\}|\\.|\[\^?(?:\\.|[^\]\\])*\]|\(\?[a-z]*:|[^\\\[*+?{])|([*+?]|\{[0-9]+(?:,[0-9]*)?\})\??",
+    re.DOTALL,
+)
 # What is tried first: what is plain, then whatever there is.
 _ORDER = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_./:@ "
 _RANK = {byte: rank for rank, byte in enumerate(_ORDER)}
@@ -53,8 +58,11 @@ def _bytes() -> LLTokenizer:
 class Pattern:
     """A regular expression that a whole string has to match."""
 
-    def __init__(self, regex: str) -> None:
-        """Raises ValueError for what llguidance can't follow."""
+    def __init__(self, regex: str, found: str | None = None) -> None:
+        """`found`: what is to be found in a string that `regex` is all of, if that is another. Raises ValueError for
+        what llguidance can't follow.
+        """
+        self._found = found or regex
         self._regex = regex
         self._matcher = LLMatcher(_bytes(), LLMatcher.grammar_from_regex(regex))
         if self._matcher.is_error():
@@ -66,11 +74,14 @@ class Pattern:
 
     def examples(self) -> Iterator[str]:
         """Short strings that match."""
-        literals = _literals(self._regex)
-        for turn in range(_TRIES):
-            found = _match(self._matcher.deep_copy(), literals, turn)
-            if found is not None:
-                yield found
+        # First nothing is repeated that need not be, and everything once; without loops every way leads to an end.
+        for regex in dict.fromkeys((_repeated(self._found, 0), _repeated(self._found, 1), self._regex)):
+            pattern = self if regex == self._regex else _compiled(regex)
+            literals = _literals(regex)
+            for turn in range(_TRIES if pattern is not None else 0):
+                found = _match(pattern._matcher.deep_copy(), literals, turn)  # type: ignore[union-attr]
+                if found is not None:
+                    yield found
 
 
 class Following:
@@ -98,29 +109,48 @@ class Following:
 
 def patterns_of(pattern: object, name: object) -> list[Pattern]:
     """What strings with this pattern and this format can be followed through."""
-    found = [_compiled(_whole(pattern))] if isinstance(pattern, str) else []
+    found = [_compiled(*_whole(pattern))] if isinstance(pattern, str) else []
     if isinstance(name, str) and name in _SHAPES:
         found.append(_compiled(_SHAPES[name]))
     return [one for one in found if one is not None]
 
 
 @lru_cache(maxsize=1024)
-def _compiled(regex: str) -> Pattern | None:
+def _compiled(regex: str, found: str | None = None) -> Pattern | None:
     try:
-        return Pattern(regex)
+        return Pattern(regex, found)
     except ValueError:
         return None
 
 
-def _whole(pattern: str) -> str:
-    """The pattern, which may match anywhere in a string, as one of the whole string."""
+def _whole(pattern: str) -> tuple[str, str]:
+    """The pattern, which may match anywhere in a string, as one of the whole string; and what is found there."""
     branches = []
+    bodies = []
     for branch in _branches(pattern):
         begins = branch.startswith("^")
         ends = branch.endswith("$") and len(branch[:-1]) - len(branch[:-1].rstrip("\\")) in range(0, 99, 2)
         body = _translated(branch[begins : len(branch) - ends])
+        bodies.append(f"(?:{body})")
         branches.append(f"{'' if begins else '(?s:.*)'}(?:{body}){'' if ends else '(?s:.*)'}")
-    return "|".join(branches)
+    return "|".join(branches), "|".join(bodies)
+
+
+def _repeated(regex: str, most: int) -> str:
+    """The expression with nothing repeated more often than it must be, or than `most` times."""
+
+    def count(found: re.Match[str]) -> str:
+        if found[1]:
+            return found[1]
+        quantifier = found[2]
+        if quantifier in "*?":
+            return f"{{{most}}}"
+        if quantifier == "+":
+            return ""
+        least, _, greatest = quantifier[1:-1].partition(",")
+        return f"{{{least if int(least) or greatest == '0' else most}}}"
+
+    return _QUANTIFIED.sub(count, regex)
 
 
 def _branches(pattern: str) -> list[str]:

@@ -14,6 +14,8 @@ A message says what was expected, what came instead, and where.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class AbruzziError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -36,9 +38,15 @@ class RequestError(AbruzziError):
 
 
 class OutputError(AbruzziError):
-    """The model's output could not be turned into anything valid."""
+    """The model's output could not be turned into anything valid. `violations`: how often it could not go on as it was,
+    by kind.
+    """
 
     status = 502
+
+    def __init__(self, message: str, violations: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.violations = dict(violations or {})
 
 
 class EngineError(AbruzziError):

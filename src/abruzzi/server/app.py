@@ -17,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from abruzzi import chat
 from abruzzi.chat import Report
 from abruzzi.engines.base import Engine
-from abruzzi.protocol.errors import AbruzziError, EngineUnavailable, RequestError
+from abruzzi.protocol.errors import AbruzziError, EngineUnavailable, OutputError, RequestError
 from abruzzi.server import chat_completions as dialect
 from abruzzi.server.sse import ClientLeft, end_events, read_body, send_event, send_json, start_events, while_connected
 
@@ -80,7 +80,12 @@ class ChatCompletions:
             if not begun:
                 await self._refuse(send, EngineUnavailable("the server is stopping"))
         except AbruzziError as error:
+            self._count(error)
             await self._refuse(send, error)
+
+    def _count(self, error: AbruzziError) -> None:
+        if isinstance(error, OutputError):
+            self._violations.update(error.violations)
 
     async def _answer(self, call: dialect.Call, send: Send) -> None:
         encoder = dialect.Encoder(self._engine.capabilities.model, bare=call.bare)
@@ -110,6 +115,7 @@ class ChatCompletions:
         except AbruzziError as error:
             if not started:
                 raise
+            self._count(error)
             logger.warning("a stream broke off: %s", error)
             await send_event(send, dialect.error_body(error))
         await end_events(send)

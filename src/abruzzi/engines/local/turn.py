@@ -141,7 +141,7 @@ class Turn:
             "top_p": 1.0 if self.params.top_p is None else self.params.top_p,
             "top_k": 0,
             "min_p": 0.0,
-            "n_probs": _ALTERNATIVES if self.matcher else 1,
+            "n_probs": _ALTERNATIVES if self.matcher else self.params.logprobs or 1,
             "seed": self.random.getrandbits(31),
         }
         return {**request, **options}
@@ -152,7 +152,7 @@ class Turn:
         """Take a generated token; says why generation must be interrupted, if it must."""
         ids = self._ids_of(token)
         if self.matcher is None:
-            self._accept(ids)
+            self._accept(ids, alternatives=self._offered(token))
             return "stopped" if self.over else None
         if self.matcher.validate_tokens(ids) == len(ids):
             self.matcher.consume_tokens(ids)
@@ -165,6 +165,12 @@ class Turn:
         self._accept([id])
         self._force()
         return "replaced"
+
+    def _offered(self, token: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+        """What else might have come, for a caller who asks for that."""
+        if not self.params.logprobs:
+            return ()
+        return tuple((str(one["token"]), float(one["logprob"])) for one in token["top_logprobs"])
 
     def _ids_of(self, token: Mapping[str, Any]) -> list[int]:
         """llama.cpp reports a character that took several tokens under the id of the last; the others are found
@@ -230,14 +236,16 @@ class Turn:
                 )
         return self.over or forced or self._spent()
 
-    def _accept(self, ids: Sequence[int], *, forced: bool = False) -> None:
+    def _accept(
+        self, ids: Sequence[int], *, forced: bool = False, alternatives: tuple[tuple[str, float], ...] = ()
+    ) -> None:
         self.ids += ids
         if forced:
             self.forced += len(ids)
         else:
             self.generated += len(ids)
         if text := self.text.feed(self.tokenizer.decode(ids)):
-            self.emit(Piece(text))
+            self.emit(Piece(text, alternatives=alternatives))
         self.over = self.over or self.text.stopped_by is not None
 
 

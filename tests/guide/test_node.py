@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from abruzzi import RequestError
+from abruzzi.guide import accepts, compile
+from abruzzi.guide.node import Node, Schema, key_of, kind_of
+
+DRAFT_4 = "http://json-schema.org/draft-04/schema#"
+DRAFT_6 = "http://json-schema.org/draft-06/schema#"
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+
+
+def of(value: Any, **beside: Any) -> dict[str, Any]:
+    """A schema of objects whose member `a` is of this one."""
+    return {"type": "object", "properties": {"a": value}, "required": ["a"], **beside}
+
+
+def allows(schema: dict[str, Any], value: Any) -> bool:
+    return accepts(schema, json.dumps({"a": value}))
+
+
+def node_of_a(schema: dict[str, Any]) -> Node:
+    node = Schema(schema).arguments.options[0].member("a")
+    assert node is not None
+    return node
+
+
+@pytest.mark.parametrize("draft", [DRAFT_4, DRAFT_6, DRAFT_7])
+def test_in_old_drafts_nothing_counts_beside_a_reference(draft: str) -> None:
+    value = {"$ref": "#/definitions/n", "maximum": 3}
+    beside: dict[str, Any] = {"definitions": {"n": {"type": "integer"}}}
+    assert allows(of(value, **beside, **{"$schema": draft}), 9)
+    assert not allows(of(value, **beside, **{"$schema": draft}), "x")
+    assert not allows(of(value, **beside), 9)
+
+
+@pytest.mark.parametrize("draft", [DRAFT_4, DRAFT_6, DRAFT_7])
+def test_in_old_drafts_a_list_of_items_is_of_the_first_ones(draft: str) -> None:
+    schema = of({"type": "array", "items": [{"type": "integer"}], "additionalItems": False}, **{"$schema": draft})
+    assert allows(schema, [1]) and allows(schema, [])
+    assert not allows(schema, ["x"]) and not allows(schema, [1, 2])
+
+
+def test_draft_4_has_bounds_that_exclude_by_a_boolean_and_no_integer_with_a_point() -> None:
+    schema = of({"type": "integer", "minimum": 1, "exclusiveMinimum": True}, **{"$schema": DRAFT_4})
+    assert allows(schema, 2)
+    assert not allows(schema, 1) and not allows(schema, 2.0)
+    assert allows(of({"type": "integer"}, **{"$schema": DRAFT_6}), 2.0)
+
+
+def test_dependencies_of_old_drafts_are_held() -> None:
+    schema = {"$schema": DRAFT_7, "type": "object", "dependencies": {"a": ["b"], "c": {"required": ["d"]}}}
+    for value, valid in (({"a": 1}, False), ({"a": 1, "b": 1}, True), ({"c": 1}, False), ({"d": 1, "c": 1}, True)):
+        assert accepts(schema, json.dumps(value)) is valid
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        of({"$ref": "#n"}, **{"$defs": {"n": {"$anchor": "n", "type": "integer"}}}),
+        of({"$ref": "https://example.com/n"}, **{"$defs": {"n": {"$id": "https://example.com/n", "type": "integer"}}}),
+        of({"$ref": "#/properties/b"}, properties={"a": {"$ref": "#/properties/b"}, "b": {"type": "integer"}}),
+        of({"$dynamicRef": "#n"}, **{"$defs": {"n": {"$dynamicAnchor": "n", "type": "integer"}}}),
+    ],
+)
+def test_references_in_any_way_hold(schema: dict[str, Any]) -> None:
+    assert allows(schema, 1)
+    assert not allows(schema, "x")
+
+
+def test_where_only_the_whole_resolves_a_reference_the_whole_is_held() -> None:
+    schema = of({"$ref": "https://example.com/n"}, **{"$defs": {"n": {"$id": "https://example.com/n", "type": "null"}}})
+    assert Schema(schema).arguments.checks
+    assert compile(schema).matcher().feed('{"a": null') == ""
+    assert compile(schema).matcher().feed('{"a": null}') == '{"a": null}'
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [{"type": "string"}, {"type": "integer"}],
+        [{"const": "x"}, {"enum": ["y", "z"]}],
+        [
+            {"type": "object", "properties": {"kind": {"const": "x"}}, "required": ["kind"]},
+            {"type": "object", "properties": {"kind": {"enum": ["y"]}}, "required": ["kind"]},
+        ],
+    ],
+)
+def test_options_of_a_one_of_that_exclude_each_other_are_not_held(options: list[Any]) -> None:
+    assert not node_of_a(of({"oneOf": options})).checks
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"oneOf": [{"type": "number"}, {"type": "integer"}]},
+        {"oneOf": [{"type": "object", "properties": {"x": {"const": 1}}}, {"type": "object"}]},
+        {"not": {"type": "string"}},
+        {"type": "array", "contains": True},
+        {"type": "array", "uniqueItems": True},
+        {"if": {"type": "string"}, "then": {"minLength": 2}},
+        {"enum": [{"x": 1}]},
+        {"type": "object", "propertyNames": {"$ref": "#/$defs/x"}},
+    ],
+)
+def test_what_cannot_be_decided_on_the_way_is_held(value: Any) -> None:
+    assert node_of_a(of(value, **{"$defs": {"x": {"maxLength": 2}}})).checks
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, {}, {"type": "array", "uniqueItems": False}, {"if": {"type": "string"}}, {"unevaluatedProperties": True}],
+)
+def test_what_says_nothing_is_not_held(value: Any) -> None:
+    node = Schema(of(value)).arguments.options[0].member("a")
+    assert node is not None and not node.checks
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        of(False),
+        of({"not": {}}),
+        of({"type": "string", "enum": [1, 2]}),
+        of({"enum": ["a"], "const": "b"}),
+        of({"type": "string", "minLength": 3, "maxLength": 2}),
+        of({"minimum": 3, "maximum": 2, "type": "integer"}),
+        of({"allOf": [{"type": "string"}, {"type": "null"}]}),
+        of({"anyOf": [{"type": "string"}]}, allOf=[of({"type": "null"})]),
+        of({}, maxProperties=1, minProperties=2),
+        {"type": "object", "required": ["b"], "additionalProperties": False},
+        {"type": "object", "required": ["ab"], "propertyNames": {"maxLength": 1}},
+        {"type": "object", "minProperties": 2, "properties": {"b": {}}, "additionalProperties": False},
+        of({"$ref": "#"}),
+        of({"type": "array", "items": {"$ref": "#"}, "minItems": 1}),
+        of({"type": "array", "prefixItems": [{}, False], "minItems": 2}),
+        of({"const": {"b": 1}, "additionalProperties": False}),
+        {"type": "object", "$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/y"}, "y": {"$ref": "#/$defs/x"}}},
+    ],
+)
+def test_a_schema_that_nothing_satisfies_is_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        Schema(schema)
+    with pytest.raises(RequestError, match="no object satisfies it"):
+        compile(schema)
+
+
+def test_a_member_that_nothing_satisfies_may_not_be_there() -> None:
+    void = {"type": "object", "required": ["x"], "additionalProperties": False}
+    for value in (False, void, {"not": {}}, {"anyOf": [False, void]}, {"type": ["object"], "allOf": [void]}):
+        schema = {"type": "object", "properties": {"a": value, "b": {}}, "additionalProperties": False}
+        assert Schema(schema).arguments.options[0].names == ("b",)
+        assert accepts(schema, '{"b": 1}')
+
+
+def test_an_option_that_nothing_satisfies_is_none() -> None:
+    void = {"type": "object", "required": ["x"], "additionalProperties": False}
+    node = node_of_a(of({"anyOf": [void, {"type": "string"}, {**void, "type": ["object", "null"]}]}))
+    assert [set(option.kinds) for option in node.options] == [{"string"}, {"null"}]
+
+
+def test_members_that_hold_their_own_kind_are_fine_where_they_need_not_be_there() -> None:
+    tree = {
+        "type": "object",
+        "properties": {"next": {"$ref": "#"}, "v": {"type": "null"}},
+        "additionalProperties": False,
+    }
+    assert accepts({**tree, "minProperties": 1}, '{"next": {"next": {"v": null}}}')
+    assert not accepts({**tree, "minProperties": 1}, '{"next": {}}')
+
+
+def test_more_alternatives_than_can_be_followed_are_checked_when_whole() -> None:
+    value = {"allOf": [{"anyOf": [{"required": [f"{i}{j}"]} for j in range(5)]} for i in range(4)]}
+    node = node_of_a(of(value))
+    assert len(node.options) == 1 and node.checks
+    assert allows(of(value), {"00": 1, "11": 1, "22": 1, "33": 1})
+    assert not allows(of(value), {"00": 1, "11": 1, "22": 1})
+
+
+def test_a_large_schema_is_made_only_where_a_value_goes() -> None:
+    level: dict[str, Any] = {"type": "object"}
+    for _ in range(200):
+        level = {"type": "object", "properties": {"a": level, "b": level}, "required": ["a", "b"]}
+    assert compile({"type": "object", "properties": {"x": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "null"}}})
+    assert Schema({"type": "object", "properties": {"deep": level}}).arguments.options
+
+
+def test_values_are_equal_as_json_schema_has_it() -> None:
+    assert key_of(1) == key_of(1.0) != key_of(True)
+    assert key_of({"a": [1], "b": 0}) == key_of({"b": False - 0, "a": [1.0]})
+    assert key_of([]) != key_of({}) and key_of(0) != key_of(False)
+    kinds = [kind_of(value) for value in (None, True, 1, 1.5, "", [], {})]
+    assert kinds == ["null", "boolean", "number", "number", "string", "array", "object"]
