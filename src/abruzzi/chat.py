@@ -226,13 +226,16 @@ class _Turn:
                     yield event
             if guard.broken is None or self.asking.is_spent(self.request.params):
                 break
-            self._count(progress=len(guard.prefix) > before, called=guard.calls > calls)
+            self.idle = 0 if len(guard.prefix) > before else self.idle + 1
+            if guard.calls > calls:
+                self.free = self.resumes + _RESUMES
             if self.idle >= _IDLE or self.resumes >= min(self.free, _RESUMES_IN_ALL):
                 break
             guard.resume()
             if self.idle == _IDLE - 1:
                 guard.help()
             self.resumes += not guard.over
+            self.resampled += self.idle > 0 and not guard.over
             grammar = None  # it tells of whole turns, and this is the rest of one
         for event in self._conclusion(guard):
             yield event
@@ -273,12 +276,6 @@ class _Turn:
             logprobs=_ALTERNATIVES,
         )
 
-    def _count(self, *, progress: bool, called: bool) -> None:
-        if called:
-            self.free = self.resumes + _RESUMES
-        self.idle = 0 if progress else self.idle + 1
-        self.resampled += not progress
-
     def _conclusion(self, guard: Guard) -> Iterator[Event]:
         """What ends the turn: nothing where the engine came to an end; else what is missing of a call."""
         spent = self.asking.is_spent(self.request.params) or guard.ran_away
@@ -298,7 +295,7 @@ class _Turn:
     def report(self) -> Report:
         output, usage, guard = "".join(self.asking.output), self.asking.usage, self.guard
         if guard is None:
-            return Report(output, usage, guided=False)
+            return Report(output, usage, guided=False, generated=len(output))
         return Report(
             guard.spelled if self.resumes else output,
             usage,
@@ -307,7 +304,7 @@ class _Turn:
             violations=dict(guard.violations),
             resumes=self.resumes,
             resampled=self.resampled,
-            generated=guard.generated,
+            generated=len(output),
             forced=guard.forced,
         )
 

@@ -161,7 +161,7 @@ def test_by_id_a_spelled_marker_is_text_and_a_control_is_none() -> None:
 def test_content_never_spells_a_marker_when_it_is_shown_again() -> None:
     one = guard()
     one.feed(f"Look: {CALL_BEGIN[0]}\u200b{CALL_BEGIN[1:]} is a marker. ")
-    one.feed(f"{SECTION_BEGIN}{CALL_BEGIN}functions.rm{ARGUMENT_BEGIN}")
+    one.feed(f"{SECTION_BEGIN}{CALL_BEGIN}functions.get_x{ARGUMENT_BEGIN}")
     one.resume()
     assert one.prefix.count(CALL_BEGIN) == 1
 
@@ -172,7 +172,8 @@ def test_what_else_might_have_come_is_taken_first() -> None:
     one.feed('k"')
     events += one.choose('k"', [('k"', -0.1), ('q"', -0.3), ('f"', -0.7), ('c"', -0.9)])
     assert arguments(events).endswith('"unit": "f"')
-    assert one.broken is None and one.prefix.endswith('"unit": "f"')
+    one.resume()
+    assert one.prefix.endswith('"unit": "f"')
 
 
 def test_a_few_characters_over_and_over_are_an_end() -> None:

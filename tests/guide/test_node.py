@@ -101,6 +101,7 @@ def test_options_of_a_one_of_that_exclude_each_other_are_not_held(options: list[
         {"oneOf": [{"type": "object", "properties": {"x": {"const": 1}}}, {"type": "object"}]},
         {"not": {"type": "string"}},
         {"type": "array", "contains": True},
+        {"type": "array", "contains": False},
         {"type": "array", "uniqueItems": True},
         {"if": {"type": "string"}, "then": {"minLength": 2}},
         {"enum": [{"x": 1}]},
@@ -181,12 +182,16 @@ def test_more_alternatives_than_can_be_followed_are_checked_when_whole() -> None
     assert not allows(of(value), {"00": 1, "11": 1, "22": 1})
 
 
-def test_a_large_schema_is_made_only_where_a_value_goes() -> None:
-    level: dict[str, Any] = {"type": "object"}
-    for _ in range(200):
-        level = {"type": "object", "properties": {"a": level, "b": level}, "required": ["a", "b"]}
-    assert compile({"type": "object", "properties": {"x": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "null"}}})
-    assert Schema({"type": "object", "properties": {"deep": level}}).arguments.options
+def test_what_is_needed_by_many_ways_is_looked_at_once() -> None:
+    levels: dict[str, Any] = {
+        str(i): {
+            "type": "object",
+            "properties": {"a": {"$ref": f"#/$defs/{i + 1}"}, "b": {"$ref": f"#/$defs/{i + 1}"}},
+            "required": ["a", "b"],
+        }
+        for i in range(60)
+    }
+    assert Schema(of({"$ref": "#/$defs/0"}, **{"$defs": {**levels, "60": {"type": "null"}}})).arguments.options
 
 
 def test_values_are_equal_as_json_schema_has_it() -> None:

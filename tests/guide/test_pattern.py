@@ -48,9 +48,9 @@ def test_a_pattern_is_looked_for_anywhere_but_where_it_is_anchored(
 @pytest.mark.parametrize(
     ("pattern", "good", "bad"),
     [
-        (r"^\d$", "7", "٧"),
+        (r"^\d$", "7", "\u0667"),
         (r"^\w$", "_", "é"),
-        (r"^\D$", "٧", "7"),
+        (r"^\D$", "\u0667", "7"),
         (r"^\W$", "é", "w"),
         (r"^[\d-]$", "-", "x"),
         (r"^[\w.]$", ".", "é"),
@@ -124,7 +124,7 @@ def test_a_character_of_several_bytes_stands_whole_or_not_at_all() -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
-    [("^a*b+c?$", "b"), (r"^a{2,5}\*\+$", "aa*+"), ("x|y", "x"), ("^[*+]{2}$", "++"), ("^(?:a){0,3}$", "")],
+    [("^a*b+c?$", "b"), (r"^a{2,5}\*\+$", "aa*+"), ("x|y", "x"), ("^[*+]{2}$", "**"), ("^(?:a){0,3}$", "")],
 )
 def test_the_first_examples_repeat_nothing_that_need_not_be(pattern: str, expected: str) -> None:
     assert expected in list(patterns_of(pattern, None)[0].examples())[:2]

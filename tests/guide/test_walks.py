@@ -304,9 +304,9 @@ def walked(grammar: Grammar, rng: random.Random) -> str:
         mask = matcher.compute_bitmask()
         allowed = [byte for byte in range(256) if mask[byte >> 3] >> (byte & 7) & 1]
         assert allowed and len(written) < 20_000, written[-200:]
-        if written[-1:].isdigit():  # a number that no double holds is the one thing that llguidance lets pass
+        if written[-1:].isdigit():  # a number that no double holds is what llguidance lets pass
             allowed = [byte for byte in allowed if byte not in b"eE"] or allowed
-        ends = [byte for byte in b'"}]<0' if byte in allowed]
+        ends = [byte for byte in b'"}]<,0' if byte in allowed]
         plain = [byte for byte in allowed if 32 < byte < 127] or allowed
         drawn = rng.random()
         if ends and drawn < (0.2 if len(written) < 300 else 0.95):
@@ -340,7 +340,7 @@ def test_any_output_that_the_masks_allow_is_of_calls_that_validate(shared: Path)
         assert message.tool_calls, text
         assert not message.problems, text
         for number, call in enumerate(message.tool_calls):
-            schema = next(tool.parameters for tool in chosen if tool.name == call.name)
-            assert call.id == f"functions.{call.name}:{number}"
-            assert accepts(schema, call.arguments), call
+            schema = next(tool.parameters for tool in chosen if tool.name == call.function.name)
+            assert call.id == f"functions.{call.function.name}:{number}"
+            assert accepts(schema, call.function.arguments), call
     assert exact > 60

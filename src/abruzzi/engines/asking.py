@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ from abruzzi.protocol.prompt import Control, Prompt
 
 # Of a token, on average, where nobody counts them.
 _CHARACTERS = 4
+# Characters that are read at once: some engines give all in one piece.
+_SLICE = 16_384
 # Pieces without a character, of an engine that writes nothing for ever.
 _MAX_EMPTY = 10_000
 
@@ -74,6 +77,8 @@ class Asking:
                         length += len(text)
                         self.output.append(text)
                         yield text
+                        if len(text) == _SLICE:
+                            await asyncio.sleep(0)  # others are being served, too
                     count += 1
                     if self._has_ended(piece, count, length, params.max_tokens):
                         break
@@ -85,8 +90,9 @@ class Asking:
     def _texts(self, piece: Piece) -> Iterator[str]:
         if self._detokenizer is not None and piece.ids:
             yield from self._detokenizer.feed(piece.ids)
-        elif piece.text:
-            yield piece.text if _is_text(piece.text) else _as_text(piece.text)
+        else:
+            text = piece.text if _is_text(piece.text) else _as_text(piece.text)
+            yield from (text[at : at + _SLICE] for at in range(0, len(text), _SLICE))
 
     def _has_ended(self, piece: Piece, count: int, length: int, limit: int | None) -> bool:
         """By its own word, or because it goes on for sure behind the limit that it was given, or without a word."""

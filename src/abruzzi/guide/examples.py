@@ -86,6 +86,14 @@ def _of(option: Option, depth: int) -> Iterator[Any]:
             yield from islice(_objects(option, depth), 4 * _VARIANTS)
 
 
+def names(option: Option) -> Iterator[str]:
+    """Names that members may have, the known ones first; not all of them may be there."""
+    yield from option.known
+    yield from (letter * n for n in range(1, 4) for letter in "abcdefghijklmnopqrstuvwxyz")
+    for node in option.said_of_names:
+        yield from islice(examples(node), _VARIANTS)
+
+
 def _strings(option: Option) -> Iterator[str]:
     least, most = option.length
     if option.text is None:
@@ -108,7 +116,7 @@ def _stretched(text: str, least: int) -> Iterable[str]:
 
 def _numbers(option: Option) -> Iterator[int | float]:
     bounds = [0, 1, 2, -1, 3]
-    steps: list[float] = []
+    steps: list[float] = [0.5]
     for part in option.parts:
         for key in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
             bound = part.schema.get(key)
@@ -161,7 +169,7 @@ def _objects(option: Option, depth: int) -> Iterator[dict[str, Any]]:
             needed += sorted(option.dependents.get(name, ()))
     least, most = option.size
     optional = [name for name in option.known if name not in base]
-    for name in (*optional, *(letter * n for n in range(1, 4) for letter in "abcdefghijklmnopqrstuvwxyz")):
+    for name in names(option):
         if len(base) >= least:
             break
         if name not in base and (value := _member(option, name, depth)) is not _NONE:
@@ -175,7 +183,7 @@ def _objects(option: Option, depth: int) -> Iterator[dict[str, Any]]:
         if value is not _NONE and name not in base and (most is None or len(base) < most):
             yield {**base, name: value}
             whole[name] = value
-    other = next((name for name in "abcdefgh" if name not in whole and option.member(name)), None)
+    other = next((name for name in names(option) if name not in whole and option.member(name)), None)
     if (
         other is not None
         and (value := _member(option, other, depth)) is not _NONE

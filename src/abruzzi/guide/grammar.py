@@ -15,6 +15,7 @@ from typing import Any, Literal
 from abruzzi.guide import gbnf, lark, pythonic, structural_tag
 from abruzzi.guide.outline import Outline
 from abruzzi.guide.signature import signatures
+from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Tool
 from abruzzi.protocol.variants import Variant, variant_named
 
@@ -49,7 +50,12 @@ class Grammar(Outline):
         """
         row = variant_named(variant) if isinstance(variant, str) else variant
         if tool_choice not in ("auto", "required", "none"):
-            tools = [tool for tool in tools if tool.name == tool_choice]
+            chosen = [tool for tool in tools if tool.name == tool_choice]
+            if not chosen:
+                raise RequestError(
+                    f"expected auto, none, required or a tool's name, got {tool_choice!r}", "tool_choice"
+                )
+            tools = chosen
         known = () if tool_choice == "none" else signatures(tools)
         if tool_format == "pythonic" and known:
             pythonic.check(tools)

@@ -11,6 +11,7 @@ is always a way on, the engine's or, in the end, our own (`finish`).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -38,11 +39,18 @@ from abruzzi.protocol.variants import Variant
 
 # Characters that may come without a word of them standing: the longest header, or white space before a call.
 _MAX_SILENCE = 2_000
-# So many characters of which no more than two differ are no text any more (failure 55 in another form).
-_MAX_RUN = 16_000
+# So many blocks of characters, each of which repeats one short period, are no text any more (failure 55 in another
+# form), and neither is an output that is longer than any context.
+_BLOCK = 4_096
+_MAX_BLOCKS = 8
+_MAX_PERIOD = 64
+_MAX_OUTPUT = 1_000_000
+# More calls than a turn of any model has.
+_MAX_CALLS = 128
 # Steps of the shortest way to the end of a call; no schema in use takes a tenth of them.
 _MAX_STEPS = 5_000
 _PREFIX = "functions."
+_NAME_END = re.compile(r"[:(<{\s]")
 _HEADS = (SECTION_BEGIN, CALL_BEGIN)
 
 
@@ -90,8 +98,9 @@ class Guard:
         self._lead = ""  # what the engine's part begins with, until it is told to go on or to begin anew
         self._at_head = False
         self._silence = 0
-        self._run: set[str] = set()
-        self._run_length = 0
+        self._block = ""
+        self._repeats = 0  # blocks in a row that repeat a period
+        self._part = 0  # characters since the engine was asked last
         self.ran_away = False
         """Whether it was cut as at a limit."""
         self.calls = 0
@@ -105,8 +114,6 @@ class Guard:
         """What was mended or dropped."""
         self.violations: Counter[str] = Counter()
         """How often the engine's output couldn't go on as it was."""
-        self.generated = 0
-        """Characters that the engine wrote."""
         self.forced = 0
         """Characters that were added."""
 
@@ -121,11 +128,7 @@ class Guard:
 
     def feed(self, text: str) -> list[Event]:
         """Take the next piece of output."""
-        self.generated += len(text)
-        if len(run := self._run | set(text)) <= 2:
-            self._run, self._run_length = run, self._run_length + len(text)
-        else:
-            self._run, self._run_length = set(text[-1:]), 0
+        self._measure(text)
         events: list[Event] = []
         if self._at_head:
             text = self._begin_part(text)
@@ -230,7 +233,7 @@ class Guard:
             if self.broken is None and not self.over:
                 self._end_early()
             return
-        if self._run_length > _MAX_RUN:
+        if self._repeats >= _MAX_BLOCKS or self._part > _MAX_OUTPUT:
             self._run_away()
             return
         wrong = self._parser.stuck
@@ -245,10 +248,19 @@ class Guard:
         else:
             self._break("syntax" if self._pythonic else "header", wrong)
 
+    def _measure(self, text: str) -> None:
+        """Count what may be without an end."""
+        self._part += len(text)
+        self._block += text
+        while len(self._block) >= _BLOCK:
+            block, self._block = self._block[:_BLOCK], self._block[_BLOCK:]
+            repeats = any(block[period:] == block[:-period] for period in range(1, _MAX_PERIOD))
+            self._repeats = self._repeats + 1 if repeats else 0
+
     def _run_away(self) -> None:
         """The engine repeats itself for ever: what it says outside of calls ends there as at a limit."""
         if self._matcher is not None or (self._must_call and not self.calls):
-            self._break("runaway", f"expected an end, got {_MAX_RUN} characters of {''.join(sorted(self._run))!r}")
+            self._break("runaway", "expected an end, got the same over and over, or more than any context holds")
         else:
             self.over = self.ran_away = True
 
@@ -338,20 +350,33 @@ class Guard:
         self._name = self._matcher = None
         passed.append(ToolCallEnd(self.calls))
         self.calls += 1
-        self.over = self._one_call
+        self.over = self._one_call or self.calls >= _MAX_CALLS
 
     def _break(self, kind: ProblemKind, detail: str, problem: Problem | None = None) -> None:
         self.broken = problem or Problem(kind, self._name, "", detail)
         self.violations[self.broken.kind] += 1
-        if self._matcher is None and self._tools:
-            self._header = self._begun_name(self._parser.header) or self._header
-            self._calling = True
+        if self._matcher is not None:
+            return
+        if not self._tools and self.has_spoken:  # nobody may be called, and what was said stands
+            self.problems.append(self.broken)
+            self.broken, self.over = None, True
+        elif self._tools:
+            written = self._parser.header.strip().removeprefix(_PREFIX)
+            self._header = self._begun_name(written) or self._header
+            # Where no call has to come, another tool than the one that was written is not the model's choice.
+            self._calling = self._must_call or not written or self._is_meant(written)
+
+    def _is_meant(self, written: str) -> bool:
+        """Whether a tool's name, or a good part of it, is what was written."""
+        name = _NAME_END.split(written, 1)[0]
+        near = len(self._header) > 2 and 3 * len(self._header) >= len(name)
+        return near or name.startswith(tuple(tool.name for tool in self._tools))
 
     def _begun_name(self, header: str) -> str:
-        """As much of a damaged head as a tool's name begins with."""
-        text = header.strip()
-        text = text.removeprefix(_PREFIX)
-        return max((common_prefix(tool.name, text) for tool in self._tools), key=len, default="")
+        """The tool's name that a damaged head holds, or as much of it as one begins with."""
+        if whole := [tool.name for tool in self._tools if len(tool.name) > 2 and tool.name in header]:
+            return max(whole, key=len)
+        return max((common_prefix(tool.name, header) for tool in self._tools), key=len, default="")
 
     def choose(self, text: str, alternatives: Sequence[tuple[str, float]]) -> list[Event]:
         """The engine went wrong inside `text`, a token of its: take the likeliest of what else it might have written
@@ -368,10 +393,10 @@ class Guard:
             if len(other) > taken and other.startswith(text[:taken]) and trial.fault is None:
                 trial.feed(other[taken:])
                 if trial.fault is None and not trial.whole:
-                    self._recover()
                     broken = self.broken
+                    self._recover()
                     self._argue(other[taken:], events)
-                    self.broken = broken
+                    self.broken = broken  # the engine doesn't know of it
                     return events
         return events
 
@@ -444,7 +469,7 @@ class Guard:
 
     def _recover(self) -> None:
         self.broken = None
-        self._silence, self._run_length, self._lead = 0, 0, ""
+        self._silence, self._repeats, self._part, self._block, self._lead = 0, 0, 0, "", ""
         if self._matcher is None:
             return
         self._matcher.recover()

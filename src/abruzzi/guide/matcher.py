@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import jsonschema_rs
 
-from abruzzi.guide.examples import examples
+from abruzzi.guide.examples import examples, names
 from abruzzi.guide.node import Node, Option, Schema
 from abruzzi.guide.pattern import Following
 from abruzzi.protocol.text import Text
@@ -103,7 +103,7 @@ class Matcher:
         self._out: list[str] = []
         self._all = Text()
         self._data, self._from = "", 0
-        self._partial = ""  # the head of an escape
+        self._partial = ""  # the head of an escape, or a comma
         self._spaces = 0
         self._followed: list[tuple[Thread, list[str] | None, list[Following]]] = []  # a string's threads
         self._free = False  # nothing is asked of the string
@@ -150,6 +150,8 @@ class Matcher:
     def recover(self) -> None:
         """Go on from before the fault."""
         self.fault, self._partial, self._spaces = None, "", 0
+        if self._reader == self._in_key and not self._string:
+            self._drop()  # no name began here
 
     def _put(self, at: int) -> None:
         """What was read up to `at` goes out, or is held."""
@@ -287,8 +289,16 @@ class Matcher:
             threads = [thread for thread in container.threads if _may_go_on(thread.option, container)]
             if not threads:
                 return self._break(at, "}" if container.is_object else "]")
+            # A comma goes out with what follows it: one before a closing bracket is none.
+            ahead = _space(text, at + 1).end()  # type: ignore[union-attr]  # it matches the empty string, too
+            if ahead == len(text) and ahead - at <= _MAX_SPACE:
+                self._partial = text[at:]
+                return at
+            follows = text[ahead : ahead + 1]
+            if follows != '"' if container.is_object else follows not in _KINDS and follows not in _WORDS:
+                return self._break(at, "}" if container.is_object else "]")
             if container.is_object:
-                self._marked = self._hold_name(at, threads)
+                self._hold_name(at)
                 self._reader = self._next_key
             else:
                 self._keep(threads)
@@ -342,7 +352,7 @@ class Matcher:
         if text[at] != '"' or not threads:
             return self._break(at, "a member's name" if threads else "}")
         if self._reader == self._first_key:
-            self._marked = self._hold_name(at, threads)
+            self._hold_name(at)
         # A name is read like a string that is one of some words.
         self._threads, self._free = threads, False
         self._followed = [(thread, _names_left(thread.option, container), []) for thread in threads]
@@ -350,14 +360,10 @@ class Matcher:
         self._reader = self._in_key
         return at + 1
 
-    def _hold_name(self, at: int, threads: Sequence[Thread]) -> bool:
-        """Whether the whole name alone tells whether it may stand, and whether there is any: then it is held, and the
-        comma before it with it.
-        """
-        holds = any(thread.option.names is None and not thread.option.takes_any_name for thread in threads)
-        if holds:
-            self._mark(at, self._reader, [])
-        return holds
+    def _hold_name(self, at: int) -> None:
+        """A name goes out when it is whole, and the comma before it with it: one that was there before is dropped."""
+        self._mark(at, self._reader, [])
+        self._marked = True
 
     def _in_key(self, text: str, at: int) -> int:
         if text[at] != '"':
@@ -407,12 +413,13 @@ class Matcher:
         return at
 
     def _begin_item(self) -> None:
-        container = self._stack[-1]
-        self._threads = []
-        for i, thread in enumerate(container.threads):
-            node = thread.option.item(container.count)
-            self._threads += _threads_of(node, (i,)) if node is not None else []
+        self._threads = self._item_threads()
         self._reader = self._value
+
+    def _item_threads(self) -> list[Thread]:
+        container = self._stack[-1]
+        items = [thread.option.item(container.count) for thread in container.threads]
+        return [one for i, node in enumerate(items) if node is not None for one in _threads_of(node, (i,))]
 
     # Strings, numbers and words
 
@@ -505,11 +512,10 @@ class Matcher:
         end = _number_begun(digits).end()  # type: ignore[union-attr]
         if end > _MAX_NUMBER:
             return self._fail(at, f"a number of at most {_MAX_NUMBER} characters", digits)
-        at += end - len(self._number_text)
-        self._number_text = digits[:end]
-        if at == len(text):
-            return at
-        return self._end_number(at)
+        if end < len(digits):  # such as 007
+            return self._fail(run, "a number", digits)
+        self._number_text = digits
+        return run if run == len(text) else self._end_number(run)
 
     def _end_number(self, at: int) -> int:
         text = self._number_text
@@ -535,6 +541,8 @@ class Matcher:
         """What every valid text goes on with from here, white space aside, as far as that is seen at once; "" where
         there is a choice. Where an object or array can't end yet, that is its next member or item."""
         reader = self._reader
+        if self._partial and reader != self._behind_value:
+            return ""  # in an escape
         if reader == self._value:
             return _forced_value(self._threads)
         if reader == self._colon:
@@ -561,7 +569,7 @@ class Matcher:
     def _forced_member(self) -> str:
         container = self._stack[-1]
         begun = self._reader in (self._first_key, self._first_item)
-        behind_comma = self._reader == self._next_key
+        behind_comma = self._reader == self._next_key or bool(self._partial)
         may_end = not behind_comma and any(_may_end(thread.option, container) for thread in container.threads)
         going_on = [thread for thread in container.threads if _may_go_on(thread.option, container)]
         if may_end:
@@ -603,7 +611,7 @@ class Matcher:
             self.fault = None
             reader = self._reader
         if reader == self._value:
-            return self._sample()
+            return self._sample(self._threads)
         if reader == self._in_string:
             return self._forced_characters() or self._string_end()
         if reader == self._in_key:
@@ -620,15 +628,12 @@ class Matcher:
         comma = ", " if self._reader == self._behind_value else ""
         if container.is_object:
             return f"{comma}{json.dumps(self._name(), ensure_ascii=False)}"
-        if not comma:
-            self._begin_item()
-            return self._sample()
-        return comma
+        return f"{comma}{self._sample(self._item_threads())}"
 
-    def _sample(self) -> str:
+    def _sample(self, threads: Sequence[Thread]) -> str:
         """A short value."""
         samples = []
-        for thread in self._threads[:4]:
+        for thread in threads[:4]:
             node = _Single(thread)
             samples += [json.dumps(value, ensure_ascii=False) for value in islice(examples(node), 1)]
         if not samples:
@@ -640,12 +645,7 @@ class Matcher:
         container = self._stack[-1]
         for thread in container.threads:
             option = thread.option
-            names = [
-                *_needed(option, container),
-                *option.known,
-                *(f"{c}{i or ''}" for i in range(9) for c in "abcdefgh"),
-            ]
-            for name in names:
+            for name in (*_needed(option, container), *names(option)):
                 if self._may_be_chosen(option, name):
                     return name
         raise LookupError(f"no member was found that may follow (at {self._path()})")

@@ -285,6 +285,13 @@ class Option:
         return tuple(name for name in found if self.member(name) is not None)
 
     @cached_property
+    def said_of_names(self) -> Sequence[Node]:
+        """What members' names may or must be, where that is said."""
+        said = [names for part in self.parts if isinstance(names := part._names, Mapping)]
+        said += [{"pattern": pattern} for part in self.parts for pattern, _ in part.patterns]
+        return [self._home.node((one, {"type": "string"})) for one in said]
+
+    @cached_property
     def takes_any_name(self) -> bool:
         """Whether a member may have any name, but for single ones."""
         return all(part.takes_any_name for part in self.parts) and self._takes_others
@@ -476,7 +483,7 @@ def _speaks(schema: Mapping[str, Any], keyword: str) -> bool:
     if keyword == "if":
         return "then" in schema or "else" in schema
     if keyword in ("not", "contains"):
-        return value is not False
+        return keyword == "contains" or value is not False
     return value is not True and value != {}
 
 

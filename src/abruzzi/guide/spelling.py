@@ -44,7 +44,7 @@ class Spelling(Protocol):
     def __str__(self) -> str: ...
 
 
-class _Turn:
+class _Spelling:
     """What is alike in both formats: reasoning and content. Each part is returned as it is written."""
 
     def __init__(self, variant: Variant, thinking: bool | None) -> None:
@@ -72,7 +72,7 @@ class _Turn:
         return text
 
 
-class K2Spelling(_Turn):
+class K2Spelling(_Spelling):
     """K2's own format."""
 
     def __init__(self, variant: Variant, thinking: bool | None) -> None:
@@ -110,7 +110,7 @@ class K2Spelling(_Turn):
         return str(self._text)
 
 
-class PythonicSpelling(_Turn):
+class PythonicSpelling(_Spelling):
     """`[get_weather(location='beijing'), ping()]`; arguments come as JSON and are written as Python's literals."""
 
     def __init__(self, variant: Variant, thinking: bool | None) -> None:

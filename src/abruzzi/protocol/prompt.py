@@ -45,17 +45,19 @@ class Prompt:
 
 
 def going_on(written: str, variant: Variant) -> Iterator[str]:
-    """What a model has written of its turn: control tokens, and the text between them."""
+    """What a model has written of its turn: control tokens, and the text between them, in which the broken spelling of
+    one (`escape`) is mended.
+    """
     at = 0
     while found := _MARKER.search(written, at):
-        yield written[at : found.start()]
+        yield unescape(written[at : found.start()], variant)
         yield Control(found[0]) if found[0] in variant.controls else found[0]
         at = found.end()
         if found[0] == ARGUMENT_BEGIN:  # inside the arguments' strings a marker is text
             end = _end_of_value(written, at)
             yield written[at:end]
             at = end
-    yield written[at:]
+    yield unescape(written[at:], variant)
 
 
 _MARKER = re.compile("|".join(map(re.escape, (*MARKERS, THINK_BEGIN, THINK_END))))
