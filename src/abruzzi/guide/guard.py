@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 
-from abruzzi.guide.matcher import Matcher, common_prefix
+from abruzzi.guide.json_reader import common_prefix
+from abruzzi.guide.matcher import Matcher
 from abruzzi.guide.schema import Schemas
 from abruzzi.guide.spelling import Spelling, spelling_of
 from abruzzi.protocol.errors import OutputError
