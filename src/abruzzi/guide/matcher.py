@@ -51,9 +51,9 @@ class Matcher(JsonReader):
         container = self._stack[-1]
         begun = self._reader in (self._first_key, self._first_item)
         behind_comma = self._reader == self._next_key or bool(self._partial)
-        may_end = not behind_comma and any(may_end(thread.option, container) for thread in container.threads)
+        ends = not behind_comma and any(may_end(thread.option, container) for thread in container.threads)
         going_on = [thread for thread in container.threads if may_go_on(thread.option, container)]
-        if may_end:
+        if ends:
             return "" if going_on else "}" if container.is_object else "]"
         comma = "" if begun or behind_comma else ", "
         if not container.is_object:
