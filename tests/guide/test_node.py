@@ -7,7 +7,8 @@ import pytest
 
 from abruzzi import RequestError
 from abruzzi.guide import accepts, compile
-from abruzzi.guide.node import Node, Schema, key_of, kind_of
+from abruzzi.guide.node import Node, Schema
+from abruzzi.guide.parts import key_of, kind_of
 
 DRAFT_4 = "http://json-schema.org/draft-04/schema#"
 DRAFT_6 = "http://json-schema.org/draft-06/schema#"

@@ -13,36 +13,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import combinations, product
 from typing import Any
 
 import jsonschema_rs
 
+from abruzzi.guide.parts import (
+    KINDS,
+    MAX_OPTIONS,
+    Part,
+    alternatives,
+    is_undecided,
+    kept,
+    key_of,
+    kind_of,
+    mapping_of,
+    references,
+)
 from abruzzi.guide.pattern import Pattern, patterns_of
-from abruzzi.protocol.references import resolve
 
-KINDS = frozenset(("null", "boolean", "number", "string", "array", "object"))
 _STRING_KEYWORDS = ("minLength", "maxLength", "pattern", "format")
 _NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-# Decided only when the value is whole.
-_UNDECIDED = frozenset(
-    (
-        "not",
-        "if",
-        "contains",
-        "uniqueItems",
-        "dependencies",
-        "dependentSchemas",
-        "unevaluatedProperties",
-        "unevaluatedItems",
-        "$dynamicRef",
-        "$recursiveRef",
-    )
-)
-# Keywords that hold data, not schemas.
-_DATA = frozenset(("const", "enum", "default", "example", "examples", "required", "description", "title"))
-# Combinations of alternatives that are followed at once; what has more is read as anything and checked when whole.
-_MAX_OPTIONS = 64
 _OLD_DRAFTS = ("draft-03/", "draft-04/", "draft-06/", "draft-07/")
 
 
@@ -56,8 +46,8 @@ class Schema:
         self._nodes: dict[tuple[int, ...], Node] = {}
         self._validators: dict[int, tuple[Any, jsonschema_rs.Validator]] = {}  # with the schema, whose id stays its own
         # A validator of a part needs the definitions that the part refers to; other references only the root resolves.
-        self.checks_parts = all(ref.startswith(("#/$defs/", "#/definitions/")) for ref in _references(schema))
-        held = not self.checks_parts and _is_undecided(schema)
+        self.checks_parts = all(ref.startswith(("#/$defs/", "#/definitions/")) for ref in references(schema))
+        held = not self.checks_parts and is_undecided(schema)
         self.arguments = self.node((schema, {"type": "object"}), (schema,) if held else ())
         if not self.arguments.options:
             raise ValueError("no object satisfies it")
@@ -93,14 +83,14 @@ class Node:
         unsure: list[Any] = list(checked)
         options: list[list[Part]] = [[]]
         for one in schemas:
-            alternatives, sure = _alternatives(one, schema, ())
+            found, sure = alternatives(one, schema, ())
             if not sure and schema.checks_parts:
                 unsure.append(one)
-            if len(options) * len(alternatives) > _MAX_OPTIONS:
-                alternatives = [[Part({}, schema)]]
+            if len(options) * len(found) > MAX_OPTIONS:
+                found = [[Part({}, schema)]]
                 if schema.checks_parts:
                     unsure.append(one)
-            options = [[*option, *alternative] for option in options for alternative in alternatives]
+            options = [[*option, *alternative] for option in options for alternative in found]
         self._all = [made for option in options if (made := Option(option, schema)).own_kinds]
         self._is_filled = False
         self.checks = tuple(schema.validator(one) for one in unsure)
@@ -119,70 +109,6 @@ class Node:
         above |= {id(self)}
         self._is_filled = any(not option.is_void(kind, above) for option in self._all for kind in option.own_kinds)
         return not self._is_filled
-
-
-class Part:
-    """A schema without combinators."""
-
-    def __init__(self, schema: Mapping[str, Any], home: Schema) -> None:
-        kinds = schema.get("type")
-        names = [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list) else None
-        self.kinds = KINDS if names is None else frozenset("number" if n == "integer" else n for n in names) & KINDS
-        self.integer = names is not None and "integer" in names and "number" not in names
-        self.values: Sequence[Any] | None = None
-        if isinstance(schema.get("enum"), list):
-            self.values = schema["enum"]
-        if "const" in schema:
-            only = key_of(schema["const"])
-            self.values = [one for one in self.values or [schema["const"]] if key_of(one) == only]
-        self.schema = schema
-        self.properties = _mapping(schema, "properties")
-        self.required = frozenset(name for name in _list(schema, "required") if isinstance(name, str))
-        self.patterns = [(pattern, value) for pattern, value in _mapping(schema, "patternProperties").items()]
-        self.others: Any = schema.get("additionalProperties", True)
-        if home.is_old:
-            listed = schema.get("items")
-            self.prefix = listed if isinstance(listed, list) else []
-            self.items: Any = schema.get("additionalItems", True) if self.prefix else schema.get("items", True)
-        else:
-            self.prefix = _list(schema, "prefixItems")
-            self.items = schema.get("items", True)
-            if isinstance(self.items, list):  # an older draft's way, which is no schema in this one
-                self.prefix, self.items = self.items, schema.get("additionalItems", True)
-        self._names = schema.get("propertyNames")
-        self._home = home
-
-    def members(self, name: str) -> list[Any]:
-        """The schemas of the member of this name; False among them where there may be none."""
-        found = [self.properties[name]] if name in self.properties else []
-        found += [value for pattern, value in self.patterns if _searches(pattern, name)]
-        if self._names is not None and not self._may_be_called(name):
-            return [False]
-        return found or [self.others]
-
-    def _may_be_called(self, name: str) -> bool:
-        names = self._names
-        if not isinstance(names, Mapping):
-            return bool(names)
-        return bool(self._home.validator(names).is_valid(name)) if not _refers(names) else True
-
-    @property
-    def takes_any_name(self) -> bool:
-        """Whether a member may have any name, as far as names are asked about."""
-        return self.others is not False and not self.patterns and self._names is None
-
-    @property
-    def listed(self) -> Sequence[str] | None:
-        """Names of which each of its members has one, where it lists them."""
-        if self.others is False and not self.patterns:
-            return list(self.properties)
-        if isinstance(self._names, Mapping):
-            values = [self._names["const"]] if "const" in self._names else self._names.get("enum")
-            return [name for name in values if isinstance(name, str)] if isinstance(values, list) else None
-        return () if self._names is False else None
-
-    def item(self, index: int) -> Any:
-        return self.prefix[index] if index < len(self.prefix) else self.items
 
 
 class Option:
@@ -221,11 +147,11 @@ class Option:
     @cached_property
     def text(self) -> TextRule | None:
         """What a string must be beyond its length, if anything."""
-        rules = [r for part in self.parts if (r := _kept(part.schema, _STRING_KEYWORDS[2:]))]
+        rules = [r for part in self.parts if (r := kept(part.schema, _STRING_KEYWORDS[2:]))]
         rules = [rule for rule in rules if "pattern" in rule or _is_checked_format(rule["format"])]
         if not rules or self.words is not None:
             return None
-        whole = [self._home.leaf({"type": "string", **_kept(part.schema, _STRING_KEYWORDS)}) for part in self.parts]
+        whole = [self._home.leaf({"type": "string", **kept(part.schema, _STRING_KEYWORDS)}) for part in self.parts]
         patterns = [one for rule in rules for one in patterns_of(rule.get("pattern"), rule.get("format"))]
         return TextRule(patterns, [jsonschema_rs.validator_for(one, validate_formats=True) for one in whole])
 
@@ -234,7 +160,7 @@ class Option:
         """What a number must be."""
         rules = []
         for part in self.parts:
-            rule = _kept(part.schema, _NUMBER_KEYWORDS)
+            rule = kept(part.schema, _NUMBER_KEYWORDS)
             if rule or part.integer:
                 rule["type"] = "integer" if part.integer else "number"
                 rules.append(jsonschema_rs.validator_for(self._home.leaf(rule)))
@@ -306,7 +232,7 @@ class Option:
         """The members that must be there when another is."""
         found: dict[str, frozenset[str]] = {}
         for part in self.parts:
-            for name, needed in _mapping(part.schema, "dependentRequired").items():
+            for name, needed in mapping_of(part.schema, "dependentRequired").items():
                 if isinstance(needed, list):
                     found[name] = found.get(name, frozenset()) | frozenset(needed)
         return found
@@ -401,162 +327,6 @@ class TextRule:
         return all(validator.is_valid(text) for validator in self.validators)
 
 
-def kind_of(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, str):
-        return "string"
-    if isinstance(value, list):
-        return "array"
-    return "object" if isinstance(value, Mapping) else "number"
-
-
-def key_of(value: Any) -> Any:
-    """Equal for what JSON Schema holds equal: 1 and 1.0, and not 1 and true."""
-    if isinstance(value, Mapping):
-        return ("object", frozenset((name, key_of(one)) for name, one in value.items()))
-    if isinstance(value, list):
-        return ("array", tuple(map(key_of, value)))
-    return (kind_of(value), value)
-
-
-def _alternatives(schema: Any, home: Schema, above: tuple[int, ...]) -> tuple[list[list[Part]], bool]:
-    """The schema as alternatives of parts, and whether they say all that it says."""
-    if not isinstance(schema, Mapping):
-        return ([] if schema is False else [[]]), True
-    if id(schema) in above:
-        return [], True  # by way of itself nothing more can be satisfied
-    if schema.get("not", False) in (True, {}):
-        return [], True
-    above = (*above, id(schema))
-    reference = schema.get("$ref")
-    groups: list[list[list[Part]]] = []
-    sure = True
-    if isinstance(reference, str):
-        target = resolve(reference, home.root) if reference.startswith("#") else None
-        if target is None:
-            sure = False  # somewhere that only the validator knows
-        else:
-            found, exact = _alternatives(target, home, above)
-            groups.append(found)
-            sure &= exact
-        if home.is_old:
-            return groups[0] if groups else [[]], sure
-    for one in _list(schema, "allOf"):
-        found, exact = _alternatives(one, home, above)
-        groups.append(found)
-        sure &= exact
-    for keyword in ("anyOf", "oneOf"):
-        members = _list(schema, keyword)
-        if members:
-            several = [_alternatives(one, home, above) for one in members]
-            sure &= all(exact for _, exact in several)
-            sure &= keyword == "anyOf" or _are_disjoint([found for found, _ in several])
-            groups.append([alternative for found, _ in several for alternative in found])
-    if "if" in schema and ("then" in schema or "else" in schema):
-        # For whoever looks for an example: what fits `if` and `then`, or `else`.
-        holds, _ = _alternatives({"allOf": [schema["if"], schema.get("then", True)]}, home, above)
-        fails, _ = _alternatives(schema.get("else", True), home, above)
-        groups.append([*fails, *holds])
-    sure &= not any(_speaks(schema, keyword) for keyword in _UNDECIDED)
-    part = Part(schema, home)
-    sure &= part.values is None or not any(isinstance(value, list | Mapping) for value in part.values)
-    if part._names is not None and _refers(part._names):
-        sure = False
-    total = 1
-    for group in groups:
-        total *= len(group)
-    if total > _MAX_OPTIONS:
-        return [[part]], False
-    return [[part, *(one for alternative in chosen for one in alternative)] for chosen in product(*groups)], sure
-
-
-def _speaks(schema: Mapping[str, Any], keyword: str) -> bool:
-    """Whether the keyword is there and says anything."""
-    if keyword not in schema:
-        return False
-    value = schema[keyword]
-    if keyword == "uniqueItems":
-        return value is True
-    if keyword == "if":
-        return "then" in schema or "else" in schema
-    if keyword in ("not", "contains"):
-        return keyword == "contains" or value is not False
-    return value is not True and value != {}
-
-
-def _is_undecided(node: Any) -> bool:
-    """Whether there is anything in a schema that can't be decided while a value is read."""
-    if isinstance(node, Mapping):
-        if any(_speaks(node, keyword) for keyword in _UNDECIDED | {"oneOf"}):
-            return True
-        if any(isinstance(one, list | Mapping) for one in (*_list(node, "enum"), node.get("const"))):
-            return True
-        if isinstance(node.get("$ref"), str) and not node["$ref"].startswith("#"):
-            return True
-        return any(_is_undecided(one) for key, one in node.items() if key not in _DATA)
-    return isinstance(node, list) and any(map(_is_undecided, node))
-
-
-def _references(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        for key in ("$ref", "$dynamicRef", "$recursiveRef"):
-            if isinstance(node.get(key), str):
-                yield node[key]
-        if isinstance(node.get("$id"), str) or "$anchor" in node or "$dynamicAnchor" in node:
-            yield "$id"
-        for key, one in node.items():
-            if key not in _DATA:
-                yield from _references(one)
-    elif isinstance(node, list):
-        for one in node:
-            yield from _references(one)
-
-
-def _refers(node: Any) -> bool:
-    return any(True for _ in _references(node))
-
-
-def _are_disjoint(groups: Sequence[list[list[Part]]]) -> bool:
-    """Whether no value is of two groups, as far as their kinds, lists of values and marked members tell."""
-    return all(_differ(one, other) for a, b in combinations(groups, 2) for one in a for other in b)
-
-
-def _differ(one: Sequence[Part], other: Sequence[Part]) -> bool:
-    kinds = KINDS
-    for part in (*one, *other):
-        kinds &= part.kinds
-    if not kinds:
-        return True
-    if _marks_differ(_values_of(one), _values_of(other)):
-        return True
-    if kinds != {"object"}:
-        return False
-    names = {name for part in one for name in part.required} & {name for part in other for name in part.required}
-    return any(_marks_differ(_member_values(one, name), _member_values(other, name)) for name in names)
-
-
-def _marks_differ(one: set[Any] | None, other: set[Any] | None) -> bool:
-    return one is not None and other is not None and not one & other
-
-
-def _values_of(parts: Sequence[Part]) -> set[Any] | None:
-    listed = [{key_of(value) for value in part.values} for part in parts if part.values is not None]
-    return set.intersection(*listed) if listed else None
-
-
-def _member_values(parts: Sequence[Part], name: str) -> set[Any] | None:
-    for part in parts:
-        member = part.properties.get(name)
-        if isinstance(member, Mapping):
-            values = [member["const"]] if "const" in member else member.get("enum")
-            if isinstance(values, list):
-                return {key_of(value) for value in values}
-    return None
-
-
 def _common_values(
     listed: Sequence[Sequence[Any]], kinds: frozenset[str], home: Schema, parts: Sequence[Part]
 ) -> list[Any] | None:
@@ -567,7 +337,7 @@ def _common_values(
     rules = [
         jsonschema_rs.validator_for(home.leaf(rule), validate_formats=True)
         for part in parts
-        if (rule := _kept(part.schema, ("type", *_STRING_KEYWORDS, *_NUMBER_KEYWORDS)))
+        if (rule := kept(part.schema, ("type", *_STRING_KEYWORDS, *_NUMBER_KEYWORDS)))
     ]
     return [
         value
@@ -605,31 +375,8 @@ def _is_number(part: Part, key: str) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _kept(schema: Mapping[str, Any], keywords: Sequence[str]) -> dict[str, Any]:
-    return {key: schema[key] for key in keywords if key in schema}
-
-
 @lru_cache(maxsize=256)
 def _is_checked_format(name: Any) -> bool:
     """Whether the validator knows the format: it lets everything pass for any other."""
     rule = jsonschema_rs.validator_for({"format": name}, validate_formats=True)
     return not all(rule.is_valid(text) for text in ("\x00 {}<>:%zz[\\", "~", "-.-", "("))
-
-
-@lru_cache(maxsize=1024)
-def _pattern_validator(pattern: str) -> jsonschema_rs.Validator:
-    return jsonschema_rs.validator_for({"pattern": pattern})
-
-
-def _searches(pattern: str, text: str) -> bool:
-    return bool(_pattern_validator(pattern).is_valid(text))
-
-
-def _mapping(schema: Mapping[str, Any], keyword: str) -> Mapping[str, Any]:
-    value = schema.get(keyword)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(schema: Mapping[str, Any], keyword: str) -> list[Any]:
-    value = schema.get(keyword)
-    return value if isinstance(value, list) else []
