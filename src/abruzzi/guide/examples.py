@@ -127,7 +127,9 @@ def _numbers(option: Option) -> Iterator[int | float]:
         step = part.schema.get("multipleOf")
         if isinstance(step, int | float) and step > 0:
             for bound in bounds[:]:
-                count = math.ceil(bound / step)
+                if not math.isfinite(quotient := bound / step):
+                    continue
+                count = math.ceil(quotient)
                 steps += [count * step, (count + 1) * step, (count - 1) * step]
     whole_steps = [int(step) for step in steps if float(step).is_integer()]
     for value in dict.fromkeys((*bounds, *whole_steps, *steps)):

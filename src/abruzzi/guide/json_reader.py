@@ -46,6 +46,8 @@ _MAX_SPACE = 500
 _MAX_NUMBER = 300
 # A string whose end alone tells whether it is right is cut when it gets longer.
 _MAX_HELD = 200_000
+# Deeper than any arguments, and no deeper than Python's own reader of JSON gets.
+_MAX_DEPTH = 400
 _SHOWN = 40
 
 
@@ -205,6 +207,8 @@ class JsonReader:
             or any(thread.checks for thread in threads)
             or (kind == "string" and any(thread.option.text is not None for thread in threads))
         )
+        if kind in ("object", "array") and len(self._stack) >= _MAX_DEPTH:
+            return self._break(at, f"values at most {_MAX_DEPTH} deep")
         if marked:
             self._mark(at, self._value, self._threads)
         if kind == "object" or kind == "array":
@@ -230,7 +234,10 @@ class JsonReader:
             if any(thread.checks for thread in threads):
                 self._put(at)
                 found = self.pending[self._marks[-1].held :]
-                value = json.loads(found)
+                try:
+                    value = json.loads(found)
+                except RecursionError:
+                    return self._fail(at, "a value that can be read", found)
                 threads = [thread for thread in threads if all(check.is_valid(value) for check in thread.checks)]
                 if not threads:
                     return self._fail(at, "a value that its schema allows", found)

@@ -41,6 +41,7 @@ class Schema:
 
     def __init__(self, schema: Mapping[str, Any] | bool) -> None:
         self.root = schema
+        self.expansions = 0
         self.draft = schema.get("$schema") if isinstance(schema, Mapping) else None
         self.is_old = isinstance(self.draft, str) and any(draft in self.draft for draft in _OLD_DRAFTS)
         self._nodes: dict[tuple[int, ...], Node] = {}
@@ -80,6 +81,7 @@ class Node:
 
     def __init__(self, schema: Schema, schemas: tuple[Any, ...], checked: tuple[Any, ...] = ()) -> None:
         self._schemas = schemas  # keeps their ids theirs
+        schema.expansions = 0
         unsure: list[Any] = list(checked)
         options: list[list[Part]] = [[]]
         for one in schemas:

@@ -29,6 +29,10 @@ _UNDECIDED = frozenset(
 )
 # Keywords that hold data, not schemas.
 _DATA = frozenset(("const", "enum", "default", "example", "examples", "required", "description", "title"))
+# Keywords under which schemas stand by names, which may be those of keywords.
+_NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
+# Schemas that are looked at for one node. What has more, as diamonds of references do, is checked when whole.
+_MAX_EXPANSIONS = 3_000
 # Combinations of alternatives that are followed at once; what has more is read as anything and checked when whole.
 MAX_OPTIONS = 64
 
@@ -40,6 +44,10 @@ class Home(Protocol):
     def root(self) -> Mapping[str, Any] | bool: ...
     @property
     def is_old(self) -> bool: ...
+
+    expansions: int
+    """Schemas that were looked at for the node that is being made."""
+
     def validator(self, schema: Any) -> jsonschema_rs.Validator: ...
 
 
@@ -136,6 +144,9 @@ def alternatives(schema: Any, home: Home, above: tuple[int, ...]) -> tuple[list[
         return [], True  # by way of itself nothing more can be satisfied
     if schema.get("not", False) in (True, {}):
         return [], True
+    home.expansions += 1
+    if home.expansions > _MAX_EXPANSIONS:
+        return [[]], False
     above = (*above, id(schema))
     reference = schema.get("$ref")
     groups: list[list[list[Part]]] = []
@@ -202,8 +213,17 @@ def is_undecided(node: Any) -> bool:
             return True
         if isinstance(node.get("$ref"), str) and not node["$ref"].startswith("#"):
             return True
-        return any(is_undecided(one) for key, one in node.items() if key not in _DATA)
+        return any(map(is_undecided, _inside(node)))
     return isinstance(node, list) and any(map(is_undecided, node))
+
+
+def _inside(schema: Mapping[str, Any]) -> Iterator[Any]:
+    """What may be schemas, or hold some: under keywords, and under names of any kind."""
+    for key, one in schema.items():
+        if key in _NAMED and isinstance(one, Mapping):
+            yield from one.values()
+        elif key not in _DATA:
+            yield one
 
 
 def references(node: Any) -> Iterator[str]:
@@ -213,9 +233,8 @@ def references(node: Any) -> Iterator[str]:
                 yield node[key]
         if isinstance(node.get("$id"), str) or "$anchor" in node or "$dynamicAnchor" in node:
             yield "$id"
-        for key, one in node.items():
-            if key not in _DATA:
-                yield from references(one)
+        for one in _inside(node):
+            yield from references(one)
     elif isinstance(node, list):
         for one in node:
             yield from references(one)

@@ -88,6 +88,12 @@ def compile(schema: Mapping[str, Any] | None, *, name: str = "the tool", where: 
     Raises RequestError, with the path of the fault behind `where`, for what is no JSON Schema, or none of an object, or
     one that nothing satisfies.
     """
+    if isinstance(schema, bool):
+        schema = {} if schema else {"not": {}}
+    if not isinstance(schema, Mapping | None):
+        raise RequestError(
+            f"the schema of {name!r} is no JSON Schema: expected an object, got {schema!r}"[:_SHOWN], where
+        )
     try:
         return _compiled(msgspec.json.encode(NO_ARGUMENTS if schema is None else schema))
     except _Unfit as error:
@@ -101,9 +107,10 @@ def accepts(schema: Mapping[str, Any] | None, text: str) -> bool:
     """Whether the whole text is an arguments object that the guard lets through. Raises RequestError like `compile`."""
     matcher = compile(schema).matcher()
     try:
-        matcher.feed(text)
+        text.encode()
     except UnicodeEncodeError:  # a lone surrogate, which is no text
         return False
+    matcher.feed(text)
     return matcher.whole and matcher.fault is None
 
 
