@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from abruzzi import RequestError, Tool
+from abruzzi.guide import accepts, compile
 from abruzzi.guide.schema import Schemas, closed
 from tests.conftest import PING, WEATHER
 
@@ -137,3 +138,22 @@ def test_objects_are_shut_wherever_they_stand_for_a_whole(put: Callable[[Any], d
 )
 def test_parts_of_objects_are_left_open(pieced: dict[str, Any]) -> None:
     assert closed(pieced) == pieced
+
+
+def test_a_member_may_be_called_like_a_keyword() -> None:
+    title = {"$ref": "#/properties/x", "not": {"const": "q"}}
+    schema = {"properties": {"x": {"type": "string"}, "title": title}}
+    assert accepts(schema, '{"title": "z"}')
+    assert not accepts(schema, '{"title": "q"}')
+
+
+@pytest.mark.parametrize("schema", [False, [], "object", 5])
+def test_what_is_no_object_is_no_schema_of_arguments(schema: Any) -> None:
+    with pytest.raises(RequestError):
+        compile(schema)
+    assert accepts(True, "{}")  # type: ignore[arg-type]
+
+
+def test_what_is_no_text_is_not_accepted() -> None:
+    assert not accepts({"type": "object"}, '{"a": "\ud800"}')
+    assert not accepts({"type": "object"}, '{"a":' * 2000 + "1" + "}" * 2000)
