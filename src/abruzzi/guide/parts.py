@@ -187,7 +187,13 @@ def alternatives(schema: Any, home: Home, above: tuple[int, ...]) -> tuple[list[
         total *= len(group)
     if total > MAX_OPTIONS:
         return [[part]], False
-    return [[part, *(one for alternative in chosen for one in alternative)] for chosen in product(*groups)], sure
+    return [_together(part, chosen) for chosen in product(*groups)], sure
+
+
+def _together(part: Part, chosen: Sequence[list[Part]]) -> list[Part]:
+    """The parts that must all hold, each once, by however many references it is reached."""
+    parts = (part, *(one for alternative in chosen for one in alternative))
+    return list({id(one.schema): one for one in parts}.values())
 
 
 def _speaks(schema: Mapping[str, Any], keyword: str) -> bool:
