@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from abruzzi import ChatRequest, Message, OutputError, RequestError, SamplingParams, Tool, chat
+from abruzzi import ChatRequest, EngineError, Message, OutputError, RequestError, SamplingParams, Tool, chat
 from abruzzi.chat import Report
 from abruzzi.engines.base import Piece
 from abruzzi.engines.scripted import ScriptedEngine
 from abruzzi.guide.schema import Schemas
 from abruzzi.protocol.events import ContentDelta, Event
-from abruzzi.protocol.markers import MARKERS
+from abruzzi.protocol.markers import CALL_END, MARKERS, SECTION_END
 from abruzzi.protocol.prompt import Prompt, going_on
 from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import K2, K2_5
@@ -122,7 +122,7 @@ def test_a_tool_that_must_be_called_is(output: str) -> None:
     message, report = complete(ScriptedEngine([output, ""]), tool_choice="get_weather")
     assert [call.function.name for call in message.tool_calls] == ["get_weather"]
     assert (message.content, message.finish_reason) == (None, "tool_calls")
-    assert report.resumes <= 3
+    assert report.resumes <= 4
 
 
 def test_a_limit_counts_over_all_parts() -> None:
@@ -260,16 +260,37 @@ def test_a_stop_sequence_that_never_came_excuses_nothing() -> None:
     assert len(message.tool_calls) == 1
 
 
-def test_a_stop_sequence_inside_a_call_leaves_no_call() -> None:
-    message, report = complete(ScriptedEngine([GOOD]), params=SamplingParams(stop=("shang",)))
-    assert (message.content, message.tool_calls, message.finish_reason) == (None, (), "stop")
-    assert (report.resumes, report.problems[0].kind) == (0, "truncated")
+@pytest.mark.parametrize("stop", ["shang", "weather", "functions", ": ", "}", CALL_END])
+@pytest.mark.parametrize("first", [GOOD, BAD])
+def test_a_stop_sequence_is_for_text_and_ends_no_call(stop: str, first: str) -> None:
+    engine = Continuing(first, GOOD)
+    message, report = complete(engine, params=SamplingParams(stop=(stop,)))
+    assert [call.function.arguments for call in message.tool_calls] == ['{"location": "shanghai"}']
+    assert (message.finish_reason, report.problems) == ("tool_calls", ())
+    assert first is BAD or not report.violations
+    assert engine.params[0].stop == (stop,) and (stop == "}" or not any(one.stop for one in engine.params[1:]))
+    message, report = complete(ScriptedEngine(["Let me see. " + GOOD]), params=SamplingParams(stop=("see",)))
+    assert (message.content, message.tool_calls, message.finish_reason) == ("Let me ", (), "stop")
 
 
-def test_a_stop_sequence_in_a_resumed_part_ends_the_turn() -> None:
-    params = SamplingParams(stop=("hai",))
-    message, report = complete(Continuing(BAD, GOOD), tool_choice="required", params=params)
-    assert (message.tool_calls, message.finish_reason, report.resumes) == ((), "stop", 1)
+def test_what_follows_a_call_that_was_finished_without_its_engine_is_not_lost() -> None:
+    two = section(("functions.get_weather:0", '{"location": 1}'), ("functions.ping:1", "{}"))
+    finished = section(("functions.get_weather:0", '{"location": ""}'))
+    engine = ScriptedEngine([two, *"\1\1\1", two[two.index("<|tool_call_begin|>functions.ping") :]])
+    message, report = complete(engine)
+    assert str(engine.prompts[-1]).endswith(finished.removesuffix(SECTION_END)) and report.resumes == 4
+    assert [call.function.name for call in message.tool_calls] == ["get_weather", "ping"]
+
+
+def test_an_engine_that_fails_in_its_own_way_is_an_engine_that_failed() -> None:
+    class Failing(ScriptedEngine):
+        async def complete(self, *_: Any) -> AsyncGenerator[Piece, None]:
+            yield Piece("Hi")
+            raise ValueError("no model")
+
+    for tools in ((), [PING]):
+        with pytest.raises(EngineError, match="the engine failed: ValueError: no model"):
+            complete(Failing([""]), tools=tools)
 
 
 def test_none_asks_for_no_format_of_calls() -> None:
@@ -322,7 +343,7 @@ def test_a_random_engine_calls_real_tools_as_they_are_to_be_called(shared: Path)
         declared = [Tool(tool["name"].replace(" ", "_"), None, tool.get("parameters"))]
         engine = Random(rng)
         message, _ = complete(engine, tools=declared, tool_choice="required", parallel_tool_calls=rng.random() < 0.5)
-        assert message.tool_calls and len(engine.prompts) <= 9
+        assert message.tool_calls and len(engine.prompts) <= 10
         for call in message.tool_calls:
             assert Schemas(declared).fault(call.function.name, call.function.arguments) is None
 
@@ -401,4 +422,6 @@ def test_an_engine_that_repeats_itself_for_ever_is_stopped_and_its_call_finished
 
     message, report = complete(Endless([""]), tool_choice="required", tools=[WEATHER])
     assert len(message.tool_calls) == 1 and report.violations["runaway"]
-    assert complete(Endless([""]))[0].finish_reason == "length"
+    for tools in ([WEATHER], ()):
+        message, report = complete(Endless([""]), tools=tools)
+        assert message.finish_reason == "length" and report.usage.prompt > 10

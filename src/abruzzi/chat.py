@@ -15,20 +15,17 @@ from typing import Literal
 
 from abruzzi.engines.asking import Asking
 from abruzzi.engines.base import Engine, SamplingParams, Usage
+from abruzzi.guide.endless import Length
 from abruzzi.guide.grammar import Grammar
 from abruzzi.guide.guard import Guard
 from abruzzi.guide.schema import Schemas
 from abruzzi.guide.spelling import K2Spelling
 from abruzzi.protocol.errors import OutputError, RequestError
 from abruzzi.protocol.events import (
-    ArgumentsDelta,
     ContentDelta,
     Event,
     Finish,
     Problem,
-    ReasoningDelta,
-    ToolCallBegin,
-    ToolCallEnd,
 )
 from abruzzi.protocol.messages import Message, Tool
 from abruzzi.protocol.parser import StreamParser
@@ -105,13 +102,9 @@ async def stream(engine: Engine, request: ChatRequest) -> AsyncGenerator[Event |
     """
     # Schemas and grammars of many tools take a while, and others are being served meanwhile.
     turn = await asyncio.to_thread(_Turn, engine, request)
-    async with contextlib.aclosing(turn.plain() if turn.guard is None else turn.guarded(turn.guard)) as events:
-        as_text = _Text(turn) if turn.guard is not None and request.output != "tool_calls" else None
+    async with contextlib.aclosing(turn.events()) as events:
         async for event in events:
-            for one in (event,) if as_text is None else as_text.of(event):
-                yield one
-        for one in as_text.rest() if as_text is not None else ():
-            yield one
+            yield event
     yield turn.finish
     yield turn.report()
 
@@ -153,6 +146,8 @@ class _Turn:
         self.resumes = 0
         self.idle = 0  # of these, in a row in vain
         self.resampled = 0
+        self.has_written = False  # whether anything of the engine's could stand
+        self.is_finished = False  # whether a call was finished without the engine
         self.free = _RESUMES  # how many there may be until another call is whole
 
     def _callable(self) -> Sequence[Tool]:
@@ -201,53 +196,91 @@ class _Turn:
             by_id=self.asking.by_id,
         )
 
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """All but the finish, in the form that the client wants."""
+        guard, output = self.guard, self.request.output
+        is_text = guard is not None and output != "tool_calls"
+        transcript = K2Spelling(self.variant, self.request.thinking)
+        async with contextlib.aclosing(self.plain() if guard is None else self.guarded(guard)) as events:
+            async for event in events:
+                if not is_text:
+                    yield event
+                elif output == "raw" and (text := transcript.add(event)):
+                    yield ContentDelta(text)
+        if guard is not None and is_text and (text := self._rest_of_text(guard, transcript)):
+            yield ContentDelta(text)
+
+    def _rest_of_text(self, guard: Guard, transcript: K2Spelling) -> str:
+        """What ends the text for a client that parses by itself. A pythonic one is written when the turn is whole."""
+        if self.request.output == "raw":
+            return "" if guard.is_calling else transcript.close()
+        if guard.violations or guard.forced or guard.problems or guard.over:
+            return guard.spelled
+        return "".join(self.asking.output)  # the model may write it in another way than we do
+
     async def plain(self) -> AsyncGenerator[Event, None]:
         """Without tools the model's text is what was asked for, markers and all; only its reasoning comes apart."""
         thinking, by_id = self.request.thinking, self.asking.by_id
         parser = StreamParser(variant=self.variant, thinking=thinking, by_id=by_id, calls=False)
-        async with contextlib.aclosing(self.asking.texts(self.prompt, self.request.params, None)) as texts:
+        length = Length()
+        async with contextlib.aclosing(self.asking.texts(self.prompt, self.request.params)) as texts:
             async for text in texts:
                 for event in parser.feed(text) if self.variant.thinks else (ContentDelta(text),):
                     yield event
+                length.add(text)
+                if length.is_endless:
+                    break
         for event in parser.close() if self.variant.thinks else ():
             if not isinstance(event, Finish):
                 yield event
-        self.finish = Finish("length" if self.asking.is_spent(self.request.params) else "stop")
+        cut = length.is_endless or self.asking.is_spent(self.request.params)
+        self.finish = Finish("length" if cut else "stop")
 
     async def guarded(self, guard: Guard) -> AsyncGenerator[Event, None]:
         """With tools: ask, and go on from what could stand until the turn is valid."""
-        grammar = self.grammar
-        if self.must_call and grammar is None and not self.variant.thinks and self.request.output != "pythonic":
+        if self.must_call and self.grammar is None and not self.variant.thinks and self.request.output != "pythonic":
             guard.resume()  # what every such turn begins with isn't asked for
         while not guard.over:
             before, calls = len(guard.prefix), guard.calls
-            async with contextlib.aclosing(self._ask(guard, grammar)) as events:
+            async with contextlib.aclosing(self._ask(guard)) as events:
                 async for event in events:
                     yield event
-            if guard.broken is None or self.asking.is_spent(self.request.params):
+            if guard.broken is None or self._is_spent(guard):
                 break
-            self.idle = 0 if len(guard.prefix) > before else self.idle + 1
+            is_vain = len(guard.prefix) <= before
+            self.idle = self.idle + 1 if is_vain else 0
+            self.has_written |= not is_vain
             if guard.calls > calls:
                 self.free = self.resumes + _RESUMES
-            if self.idle >= _IDLE or self.resumes >= min(self.free, _RESUMES_IN_ALL):
-                break
-            guard.resume()
-            if self.idle == _IDLE - 1:
-                guard.help()
+            if self.idle < _IDLE and self.resumes < min(self.free, _RESUMES_IN_ALL):
+                guard.resume()
+                if self.idle == _IDLE - 1:
+                    guard.help()
+                self.resampled += self.idle > 0 and not guard.over
+            else:
+                # There may be more calls, and the model has seen the end of this one; but it is asked to only once.
+                may_go_on = self.has_written and not self.is_finished and self.resumes < _RESUMES_IN_ALL
+                for event in self._give_up(guard, guard.broken):
+                    yield event
+                if not (self.is_finished and may_go_on):
+                    break
+                self.idle = 0
             self.resumes += not guard.over
-            self.resampled += self.idle > 0 and not guard.over
-            grammar = None  # it tells of whole turns, and this is the rest of one
-        for event in self._conclusion(guard):
+        for event in guard.settled():
             yield event
+        called = guard.calls and self.request.output == "tool_calls"
+        self.finish = Finish("length" if self._is_spent(guard) else "tool_calls" if called else "stop")
 
-    async def _ask(self, guard: Guard, grammar: Grammar | None) -> AsyncGenerator[Event, None]:
+    async def _ask(self, guard: Guard) -> AsyncGenerator[Event, None]:
         """Have the engine go on, until it ends, goes wrong, or nothing more is wanted of it."""
         behind = 0
-        prompt = self.prompt.going_on(guard.prefix)
-        # A prefix may end inside of a token; where healing it brought nothing, it stays as it is.
-        heals = self.resumes and not self.idle
-        ask = self.asking.going_on(prompt, self._params()) if heals else None
-        async with contextlib.aclosing(ask or self.asking.texts(prompt, self._params(), grammar)) as texts:
+        prefix, params = guard.prefix, self._params(guard)
+        grammar = self.grammar.behind(prefix) if self.grammar is not None else None
+        prompt = self.prompt.going_on(prefix)
+        # A prefix may end inside of a token. What is held to a grammar, or writes the turn's beginning, heals nothing.
+        heals = prefix and grammar is None
+        ask = self.asking.going_on(prompt, params) if heals else self.asking.texts(prompt, params, grammar)
+        async with contextlib.aclosing(ask) as texts:
             async for text in texts:
                 if guard.over:  # the engine may end by itself, and then tells what it cost
                     behind += len(text)
@@ -261,12 +294,14 @@ class _Turn:
                         yield event
                     return
         if not guard.over:
-            for event in guard.close(cut=self.asking.was_cut):
+            for event in guard.close(cut=self.asking.was_cut, stop=self.asking.stopped_by):
                 yield event
 
-    def _params(self) -> SamplingParams:
+    def _params(self, guard: Guard) -> SamplingParams:
         """What is left of the limit; and another try where the last brought nothing."""
         params = self.asking.left(self.request.params)
+        if guard.in_call:
+            params = replace(params, stop=())  # they are for text
         if not self.idle:
             return params
         return replace(
@@ -276,21 +311,19 @@ class _Turn:
             logprobs=_ALTERNATIVES,
         )
 
-    def _conclusion(self, guard: Guard) -> Iterator[Event]:
-        """What ends the turn: nothing where the engine came to an end; else what is missing of a call."""
-        spent = self.asking.is_spent(self.request.params) or guard.ran_away
-        broken = guard.broken
-        if broken is not None and not spent:
-            guard.problems.append(broken)
-            # What we would make up is no call that the model chose: it is finished only where it has begun, or must be.
-            if guard.is_calling or (self.must_call and not guard.calls):
-                yield from guard.finish()
-            elif not guard.has_spoken and not guard.calls:
-                reason = f"the model tried to call a tool, and no valid call came of it: {broken.detail}"
-                raise OutputError(reason, guard.violations)
-        yield from guard.settled()
-        called = guard.calls and self.request.output == "tool_calls"
-        self.finish = Finish("length" if spent else "tool_calls" if called else "stop")
+    def _give_up(self, guard: Guard, broken: Problem) -> Iterator[Event]:
+        """The engine doesn't come to a valid call: it gets one from us, or what was said stands for itself."""
+        guard.problems.append(broken)
+        # What we would make up is no call that the model chose: it is finished only where it has begun, or must be.
+        if guard.is_calling or (self.must_call and not guard.calls):
+            yield from guard.finish()
+            self.is_finished = True
+        elif not guard.has_spoken and not guard.calls:
+            reason = f"the model tried to call a tool, and no valid call came of it: {broken.detail}"
+            raise OutputError(reason, guard.violations)
+
+    def _is_spent(self, guard: Guard) -> bool:
+        return self.asking.is_spent(self.request.params) or guard.ran_away
 
     def report(self) -> Report:
         output, usage, guard = "".join(self.asking.output), self.asking.usage, self.guard
@@ -307,44 +340,3 @@ class _Turn:
             generated=len(output),
             forced=guard.forced,
         )
-
-
-class _Text:
-    """A turn's events as text, for a client that parses by itself."""
-
-    def __init__(self, turn: _Turn) -> None:
-        self._turn = turn
-        self._pythonic = turn.request.output == "pythonic"
-        self._spelling = K2Spelling(turn.variant, turn.request.thinking)
-
-    def of(self, event: Event) -> Iterator[Event]:
-        """More of the text, where the event adds any. A pythonic one is written when the turn is whole."""
-        if self._pythonic:
-            return
-        added = ""
-        match event:
-            case ReasoningDelta(text):
-                added = self._spelling.reasoning(text)
-            case ContentDelta(text):
-                added = self._spelling.content(text)
-            case ToolCallBegin(id=id, name=name):
-                added = self._spelling.begin(id, name)
-            case ArgumentsDelta(text=text):
-                added = self._spelling.arguments(text)
-            case ToolCallEnd():
-                added = self._spelling.end()
-        if added:
-            yield ContentDelta(added)
-
-    def rest(self) -> Iterator[Event]:
-        """What ends the text."""
-        turn, guard = self._turn, self._turn.guard
-        assert guard is not None
-        if not self._pythonic:
-            text = "" if guard.is_calling else self._spelling.close()
-        elif guard.violations or guard.forced or guard.problems or guard.over:
-            text = guard.spelled
-        else:
-            text = "".join(turn.asking.output)  # the model may write it in another way than we do
-        if text:
-            yield ContentDelta(text)

@@ -116,13 +116,24 @@ def test_an_engine_that_answers_anew_in_place_of_going_on_is_understood(again: s
     assert Message.from_events(events).tool_calls[0].function.arguments == '{"location": "上海"}'
 
 
+@pytest.mark.parametrize("again", ["<think>Well, once more.</think>", "Let me look at the weather. "])
+def test_an_engine_that_thinks_or_speaks_anew_is_not_heard_twice(again: str) -> None:
+    said = "<think>Well.</think>" if "think" in again else "Let me look at the weather. "
+    one = guard(variant=K2_THINKING)
+    one.feed(f'{said}{HEAD}{{"location": ?')
+    one.resume()
+    events = [event for character in again + GOOD for event in one.feed(character)] + one.close()
+    assert one.spelled == said + GOOD.removesuffix(SECTION_END)
+    assert {type(event) for event in events} == {ArgumentsDelta, ToolCallEnd}
+
+
 @pytest.mark.parametrize("written", [GOOD[:n] for n in range(0, len(GOOD), 7)])
 def test_it_ends_in_a_call_from_wherever_it_stands(written: str) -> None:
     one = guard(must_call=True)
     events = one.feed(written) + one.close(cut=False) + one.finish()
     (call,) = Message.from_events(events).tool_calls
     assert Schemas(TOOLS).fault(call.function.name, call.function.arguments) is None
-    assert one.over and len(call.function.arguments) < 40
+    assert not one.in_call and len(call.function.arguments) < 40
 
 
 def test_a_limit_inside_a_call_leaves_no_call_and_breaks_nothing() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from abruzzi.engines.base import Engine, Piece, SamplingParams, Usage
 from abruzzi.guide.grammar import Grammar
-from abruzzi.protocol.errors import EngineError
+from abruzzi.protocol.errors import AbruzziError, EngineError
 from abruzzi.protocol.prompt import Control, Prompt
 
 # Of a token, on average, where nobody counts them.
@@ -29,6 +29,7 @@ class Asking:
         self._detokenizer = None if tokenizer is None else tokenizer.detokenizer()
         self.by_id = tokenizer is not None
         """Whether the texts are made of token ids: a control token comes by itself, as a `Control`."""
+        self._heals = tokenizer is not None
         self.output: list[str] = []
         """All that was written."""
         self.usage = Usage()
@@ -51,21 +52,30 @@ class Asking:
 
     async def going_on(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[str, None]:
         """A completion of a prompt that ends inside of a turn, and maybe inside of a token: it is healed, and the
-        output held to begin as the prompt ended. Ends early where it doesn't.
+        output held to begin as the prompt ended. Where it doesn't, the prompt is asked about as it stands.
         """
-        prompt, expected = self.healed(prompt)
-        async with contextlib.aclosing(self.texts(prompt, params, None)) as texts:
-            async for text in texts:
-                common = 0 if isinstance(text, Control) else min(len(expected), len(text))
-                if (expected and not common) or text[:common] != expected[:common]:
-                    self.end = Piece(finish_reason="stop")
+        before = self.usage.completion
+        if self._heals:
+            healed, expected = self.healed(prompt)
+            async with contextlib.aclosing(self.texts(healed, params)) as texts:
+                async for text in texts:
+                    common = 0 if isinstance(text, Control) else min(len(expected), len(text))
+                    if (expected and not common) or text[:common] != expected[:common]:
+                        break
+                    expected = expected[common:]
+                    if text[common:]:
+                        yield text[common:] if common else text
+                else:
                     return
-                expected = expected[common:]
-                if text[common:]:
-                    yield text[common:] if common else text
+            self._heals = False
+        async with contextlib.aclosing(self.texts(prompt, self.left(params, before))) as texts:
+            async for text in texts:
+                yield text
 
-    async def texts(self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None) -> AsyncGenerator[str, None]:
-        """One completion. Raises what the engine raises, and EngineError when it ends without a word."""
+    async def texts(
+        self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None = None
+    ) -> AsyncGenerator[str, None]:
+        """One completion. Raises EngineError where the engine fails, or ends without a word."""
         self.end = None
         length = 0
         try:
@@ -84,8 +94,12 @@ class Asking:
                         break
             if self.end is None:
                 raise EngineError("the engine ended its output without a finish_reason")
+        except AbruzziError:
+            raise
+        except Exception as error:
+            raise EngineError(f"the engine failed: {type(error).__name__}: {error}") from error
         finally:
-            self._add(self.end, length)
+            self._add(self.end, prompt, length)
 
     def _texts(self, piece: Piece) -> Iterator[str]:
         if self._detokenizer is not None and piece.ids:
@@ -104,9 +118,12 @@ class Asking:
             self.end = Piece(finish_reason="length")
         return self.end is not None
 
-    def _add(self, end: Piece | None, length: int) -> None:
+    def _add(self, end: Piece | None, prompt: Prompt, length: int) -> None:
         """Of a completion that was broken off only its text is known."""
-        more = end.usage if end is not None and end.usage is not None else Usage(completion=-(-length // _CHARACTERS))
+        if end is not None and end.usage is not None:
+            more = end.usage
+        else:
+            more = Usage(-(-len(str(prompt)) // _CHARACTERS), -(-length // _CHARACTERS))
         usage = self.usage
         self.usage = Usage(
             usage.prompt or more.prompt,
@@ -115,11 +132,11 @@ class Asking:
             usage.forced + more.forced,
         )
 
-    def left(self, params: SamplingParams) -> SamplingParams:
-        """The same, with what is left of the limit."""
+    def left(self, params: SamplingParams, before: int = 0) -> SamplingParams:
+        """The same, with what is left of a limit that was set when so many tokens were spent."""
         if params.max_tokens is None:
             return params
-        return replace(params, max_tokens=max(1, params.max_tokens - self.usage.completion))
+        return replace(params, max_tokens=max(1, params.max_tokens - self.usage.completion + before))
 
     def is_spent(self, params: SamplingParams) -> bool:
         """Whether the limit ended the last completion, or leaves nothing for another."""
@@ -129,8 +146,13 @@ class Asking:
 
     @property
     def was_cut(self) -> bool:
-        """Whether something that the client asked for ended the output: a limit, or one of its stop sequences."""
-        return self.end is not None and (self.end.finish_reason == "length" or self.end.stop is not None)
+        """Whether a limit ended the output."""
+        return self.end is not None and self.end.finish_reason == "length"
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The client's stop sequence that ended the output."""
+        return None if self.end is None else self.end.stop
 
 
 def _is_text(text: str) -> bool:

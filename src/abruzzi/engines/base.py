@@ -81,7 +81,10 @@ class Engine(Protocol):
     def capabilities(self) -> Capabilities: ...
 
     def complete(self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None) -> AsyncGenerator[Piece, None]:
-        """Continue the prompt. Raises RequestError for a prompt that doesn't fit, EngineError when the engine fails."""
+        """Continue the prompt. Raises RequestError for a prompt that doesn't fit, EngineError when the engine fails.
+
+        A grammar tells of the whole turn: `grammar.written` of it ends the prompt.
+        """
         ...
 
     async def aclose(self) -> None: ...

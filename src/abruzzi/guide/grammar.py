@@ -9,7 +9,7 @@ Grammar ── lark                 llguidance, markers spelled out (the embedde
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from abruzzi.guide import gbnf, lark, pythonic, structural_tag
@@ -29,6 +29,9 @@ _MAX_PARALLEL = 8
 @dataclass(frozen=True, slots=True)
 class Grammar(Outline):
     """The outputs that a turn may have. Whatever a language can't say is looser in it, never stricter."""
+
+    written: str = ""
+    """What of the turn stands in the prompt already. An engine that can't begin behind it takes no grammar then."""
 
     @classmethod
     def for_turn(
@@ -67,6 +70,10 @@ class Grammar(Outline):
             tool_format=tool_format,
             reasoning=_reasoning(row, thinking),
         )
+
+    def behind(self, text: str) -> Grammar:
+        """The same turn, of which so much is there."""
+        return replace(self, written=text)
 
     @property
     def loose(self) -> frozenset[str]:

@@ -7,6 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from abruzzi.protocol.events import (
+    ArgumentsDelta,
+    ContentDelta,
+    Event,
+    ReasoningDelta,
+    ToolCallBegin,
+    ToolCallEnd,
+)
 from abruzzi.protocol.markers import (
     ARGUMENT_BEGIN,
     CALL_BEGIN,
@@ -98,6 +106,21 @@ class K2Spelling(_Spelling):
         ending = SECTION_END if self._in_section else ""
         self._in_section = False
         return self._add(ending)
+
+    def add(self, event: Event) -> str:
+        """The same for an event."""
+        match event:
+            case ReasoningDelta(text):
+                return self.reasoning(text)
+            case ContentDelta(text):
+                return self.content(text)
+            case ToolCallBegin(id=id, name=name):
+                return self.begin(id, name)
+            case ArgumentsDelta(text=text):
+                return self.arguments(text)
+            case ToolCallEnd():
+                return self.end()
+        return ""
 
     def head(self, name: str) -> str:
         thought = THINK_END if self._thinks else ""

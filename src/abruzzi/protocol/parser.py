@@ -48,6 +48,11 @@ class Parser(Protocol):
     def close(self, *, cut: bool = False) -> list[Event]: ...
 
     @property
+    def in_call(self) -> bool:
+        """Whether a call has begun, if only by a marker that one must follow."""
+        ...
+
+    @property
     def header(self) -> str:
         """What has come of a call's head while it isn't sure which tool's it is."""
         ...
@@ -152,6 +157,12 @@ class StreamParser:
         cut = cut or self._cut
         self._say(Finish("length" if cut else "tool_calls" if self._calls.count else "stop"))
         return self._take()
+
+    @property
+    def in_call(self) -> bool:
+        if self._state is _State.SECTION:
+            return self._section_is_empty
+        return self._state in (_State.HEADER, _State.ARGUMENTS, _State.TAIL)
 
     @property
     def header(self) -> str:

@@ -117,6 +117,10 @@ class PythonicParser:
         return self._take()
 
     @property
+    def in_call(self) -> bool:
+        return bool(self._head) or self._reader is not None
+
+    @property
     def header(self) -> str:
         if self._head:
             return self._head.removeprefix("[").strip()

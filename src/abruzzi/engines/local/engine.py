@@ -143,8 +143,11 @@ class LocalEngine:
         finally:
             turn.cancelled = True
 
-    def _matcher(self, grammar: Grammar) -> LLMatcher:
-        return self._compiled(grammar.lark).deep_copy()
+    def _matcher(self, grammar: Grammar) -> LLMatcher | None:
+        """The grammar, behind what of the turn is written; None where that is in a spelling that it doesn't have."""
+        matcher = self._compiled(grammar.lark).deep_copy()
+        ids = self._tokenizer.encoding.encode_ordinary(grammar.written)
+        return matcher if not ids or matcher.try_consume_tokens(ids) == len(ids) else None
 
     async def aclose(self) -> None:
         """Let go of the model. Open completions end at their next token, those that wait get EngineUnavailable."""

@@ -1,0 +1,69 @@
+"""Engines that answer once more from the beginning when they are asked to go on behind a prefix."""
+
+from __future__ import annotations
+
+from abruzzi.protocol.markers import THINK_BEGIN
+
+# Characters that may come before it is told; and so many alike, of what was said before the call, tell it.
+_PATIENCE = 2_000
+_ALIKE = 16
+
+
+class Anew:
+    """Reads the beginning of what comes behind `prefix`, the turn so far, until it is told whether it goes on.
+
+    `heads`: what no text has that goes on there, and a call begins with. `open`: the prefix ends inside a call that
+    has gone out, of which a second telling is no news.
+    """
+
+    def __init__(self, prefix: str, heads: tuple[str, ...], *, open: bool) -> None:
+        self._prefix = prefix
+        self._heads = heads
+        said = prefix[: min((at for head in heads if (at := prefix.find(head)) >= 0), default=None)].lstrip()
+        self._tellings = (THINK_BEGIN, said[:_ALIKE]) if len(said) >= _ALIKE else (THINK_BEGIN,)
+        self._open = open
+        self._lead = ""
+        self._skips = False  # what it says before the call was said once
+        self.is_told = False
+        self.again: str | None = None
+        """What the engine begins with, where it begins anew at a call's head."""
+        self.strays: str | None = None
+        """What it begins with, where that is another call than the one that is open."""
+
+    def feed(self, text: str) -> str:
+        """Take more. Returns what is to be read: nothing until it is told."""
+        self._lead += text
+        begun = self._lead.lstrip()
+        if self._skips or (begun.startswith(self._tellings) and not begun.startswith(self._heads)):
+            self._skips = True
+            at = min((found for head in self._heads if (found := self._lead.find(head)) >= 0), default=-1)
+            if at < 0:
+                return ""
+            self._lead = begun = self._lead[at:]
+        beginnings = (*self._heads, *self._tellings)
+        if len(self._lead) < _PATIENCE and any(one.startswith(begun) and one != begun for one in beginnings):
+            return ""
+        again = next((head for head in self._heads if begun.startswith(head)), None)
+        if again is None:
+            return self.rest()
+        if self._open:
+            return self._behind_known(begun, again)
+        self.again = again
+        return self.rest()
+
+    def rest(self) -> str:
+        """What was kept back: it goes on, or there is no more."""
+        self.is_told = True
+        lead, self._lead = self._lead, ""
+        return lead
+
+    def _behind_known(self, begun: str, head: str) -> str:
+        """What comes behind that of the call which has gone out."""
+        known = self._prefix[self._prefix.rfind(head) :]
+        if known.startswith(begun) and len(begun) < len(known):
+            return ""
+        self.is_told = True
+        if begun.startswith(known):
+            return begun[len(known) :]
+        self.strays = begun
+        return ""

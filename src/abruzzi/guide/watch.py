@@ -1,0 +1,358 @@
+"""An output on its way to the client, watched: only what some valid turn begins with is let through.
+
+What an engine writes is read by the codec's parser, which forgives what is unambiguous, and the arguments of each call
+are followed character by character. What is let through is never taken back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from abruzzi.guide.anew import Anew
+from abruzzi.guide.endless import Length
+from abruzzi.guide.json_reader import common_prefix
+from abruzzi.guide.matcher import Matcher
+from abruzzi.guide.schema import Schemas
+from abruzzi.guide.spelling import Spelling, spelling_of
+from abruzzi.protocol.events import (
+    ArgumentsDelta,
+    ContentDelta,
+    Event,
+    Problem,
+    ProblemKind,
+    ReasoningDelta,
+    ToolCallBegin,
+    ToolCallEnd,
+)
+from abruzzi.protocol.messages import Tool
+from abruzzi.protocol.parser import Parser, StreamParser
+from abruzzi.protocol.prompt import Control, going_on
+from abruzzi.protocol.pythonic import PythonicParser
+from abruzzi.protocol.variants import Variant
+
+# Characters that may come without a word of them standing: the longest header, or white space before a call.
+_MAX_SILENCE = 2_000
+# More calls than a turn of any model has.
+_MAX_CALLS = 128
+PREFIX = "functions."
+_NAME_END = re.compile(r"[:(<{\s]")
+
+
+class Draft:
+    """What we wrote behind the engine's text: it goes out when the engine goes on from there, and else never was."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.before: tuple[Spelling, int, int] | None = None
+        """The spelling, the calls and how many events there were before a call that only we have begun."""
+
+    def take(self) -> list[Event]:
+        """All of it goes out."""
+        events, self.events, self.before = self.events, [], None
+        return events
+
+
+class Watch:
+    """Reads one turn. `feed` and `close` take what the engine writes and return the events that may go out.
+
+    `tools`: those that may be called. `must_call`: a call has to come, and no content. `one_call`: the turn is over
+    with its first call. `by_id`: the pieces were made of token ids, so that only a `Control` is a marker.
+    """
+
+    def __init__(
+        self,
+        tools: Sequence[Tool],
+        schemas: Schemas,
+        variant: Variant,
+        *,
+        must_call: bool = False,
+        one_call: bool = False,
+        first_index: int = 0,
+        thinking: bool | None = None,
+        pythonic: bool = False,
+        by_id: bool = False,
+    ) -> None:
+        self._tools = tools
+        self._schemas = schemas
+        self._variant = variant
+        self._must_call = must_call
+        self._one_call = one_call
+        self._first_index = first_index
+        self._thinking = thinking
+        self._pythonic = pythonic
+        self._by_id = by_id
+        self._parser = self._new_parser()
+        self._spelling: Spelling = spelling_of(variant, thinking, pythonic=pythonic)
+        # Of a call that has begun: first its head, with as much of a tool's name as is sure; then tool and arguments.
+        self._head: str | None = None
+        self._name: str | None = None
+        self._matcher: Matcher | None = None
+        self._draft = Draft()
+        self._anew: Anew | None = None
+        self._length = Length()
+        self._silence = 0
+        self.calls = 0
+        """Calls that are whole."""
+        self.has_spoken = False
+        """Whether there was content."""
+        self.broken: Problem | None = None
+        """What is wrong with the output where it can't go on as it is."""
+        self.over = False
+        """Whether nothing more is wanted of the engine."""
+        self.ran_away = False
+        """Whether it was cut as at a limit."""
+        self.problems: list[Problem] = []
+        """What was mended or dropped."""
+        self.violations: Counter[str] = Counter()
+        """How often the engine's output couldn't go on as it was."""
+
+    def _new_parser(self) -> Parser:
+        check = self._schemas.fault
+        options = {"tools": self._tools, "variant": self._variant, "check": check, "thinking": self._thinking}
+        if self._pythonic:
+            return PythonicParser(first_index=self._first_index, refuses_k2=True, **options)  # type: ignore[arg-type]
+        return StreamParser(first_index=self._first_index, by_id=self._by_id, **options)  # type: ignore[arg-type]
+
+    @property
+    def is_calling(self) -> bool:
+        """Whether a call has gone out in part."""
+        return self._matcher is not None and self._draft.before is None
+
+    @property
+    def in_call(self) -> bool:
+        """Whether a call has begun, if only its head."""
+        return self._matcher is not None or self._head is not None or self._parser.in_call
+
+    # What the engine writes
+
+    def feed(self, text: str) -> list[Event]:
+        """Take the next piece of output."""
+        self._length.add(text)
+        events: list[Event] = []
+        if self._anew is not None:
+            text = self._told(self._anew, text)
+        if text:
+            self._silence += len(text)
+            self._read(self._parser.feed(text), events)
+        self._look_closer(events)
+        return events
+
+    def close(self, *, cut: bool = False, stop: str | None = None) -> list[Event]:
+        """The engine ended its output. `cut`: at a limit. `stop`: at this stop sequence of the client's, which was left
+        out; they are for text, so that a call it ends inside of is to be gone on with.
+        """
+        events: list[Event] = []
+        anew, self._anew = self._anew, None
+        if anew is not None and (rest := anew.rest()):
+            self._read(self._parser.feed(rest), events)
+        if stop is not None and self.in_call and self.broken is None and not self.over:
+            events += self.feed(stop)
+            if self.in_call and self.broken is None:
+                self._break("truncated", "a stop sequence ended the output inside the call", is_fault=False)
+                return events
+        cut = cut or stop is not None
+        for event in self._parser.close(cut=cut):
+            if cut and isinstance(event, Problem) and event.kind == "truncated":
+                self.problems.append(event)  # no fault of the engine's
+            else:
+                self._read([event], events)
+        if cut and self._matcher is not None:
+            return events
+        if self.broken is None and not self.over and not cut:
+            if self._matcher is not None:
+                self._break("truncated", "the output ended inside the call")
+            elif self._head is not None or (self._must_call and not self.calls):
+                self._break("missing", "expected a tool call, got the end of the output")
+        if self.broken is None:
+            events += self.settled()
+        return events
+
+    def settled(self) -> list[Event]:
+        """What we wrote and may go out now that the engine has come to an end; what only we have begun may not."""
+        self._head = None
+        if self._matcher is not None:
+            self._forget_draft()
+        return self._draft.take()
+
+    def _told(self, anew: Anew, text: str) -> str:
+        """What is to be read of the text, once it is told whether the engine goes on or begins anew."""
+        rest = anew.feed(text)
+        if not anew.is_told:
+            return ""
+        self._anew = None
+        if anew.strays is not None:
+            self._break("header", f"expected the call to go on, got {anew.strays[:60]!r}")
+        elif anew.again is not None:
+            self._forget_draft()
+            self._begin_parser(str(self._spelling))
+            return Control(rest) if isinstance(text, Control) else rest
+        return rest
+
+    def _begin_parser(self, text: str) -> None:
+        """A parser that stands behind the text."""
+        self._parser = self._new_parser()
+        for part in going_on(text, self._variant) if self._by_id else (text,):
+            self._parser.feed(part)
+
+    def _forget_draft(self) -> None:
+        """A call that only we have begun never was."""
+        if self._draft.before is not None:
+            self._spelling, self.calls, count = self._draft.before
+            self._name = self._matcher = self._draft.before = None
+            del self._draft.events[count:]
+        self._head = None
+
+    def _read(self, events: Iterable[Event], passed: list[Event]) -> None:
+        for event in events:
+            if self.broken is not None or self.over:
+                break
+            self._on(event, passed)
+
+    def _look_closer(self, passed: list[Event]) -> None:
+        """What no event tells of yet may be wrong for sure."""
+        if passed or (self._matcher is not None and self._matcher.held):
+            self._silence = 0
+        if self.broken is not None or self.over:
+            return
+        if self._parser.over:
+            self._read(self._parser.close(), passed)
+            if self.broken is None and not self.over:
+                self._end_early()
+            return
+        if self._length.is_endless:
+            self._run_away()
+            return
+        wrong = self._parser.stuck
+        if wrong is None and self._silence > _MAX_SILENCE:
+            wrong = f"expected a call, got {_MAX_SILENCE} characters of none"
+        if wrong is None:
+            return
+        if self.calls and self._matcher is None and not self._parser.header.strip():
+            # Behind a whole call, and no other has begun.
+            self.problems.append(Problem("stray", None, "", wrong, "dropped"))
+            self.over = True
+        else:
+            self._break("syntax" if self._pythonic else "header", wrong)
+
+    def _run_away(self) -> None:
+        """What is said outside of calls ends there as at a limit."""
+        if self._matcher is not None or (self._must_call and not self.calls):
+            self._break("runaway", "expected an end, got the same over and over, or more than any context holds")
+        else:
+            self.over = self.ran_away = True
+
+    def _end_early(self) -> None:
+        """The turn's end has come, and the engine may go on behind it."""
+        if self._matcher is not None:
+            self._break("truncated", "the turn ended inside the call")
+        elif self._must_call and not self.calls:
+            self._break("missing", "expected a tool call, got the end of the turn")
+        else:
+            self.over = True
+
+    def _on(self, event: Event, passed: list[Event]) -> None:
+        match event:
+            case ReasoningDelta(text):
+                self._spelling.reasoning(text)
+                passed.append(event)
+            case ContentDelta(text):
+                self._on_content(text, passed)
+            case ToolCallBegin(name=name):
+                if self.calls and self._one_call:
+                    self.problems.append(
+                        Problem("surplus", name, event.id, "one call was allowed, and this is another")
+                    )
+                    self.over = True
+                else:
+                    self._open(name, passed)
+            case ArgumentsDelta(text=text):
+                self._argue(text, passed)
+            case ToolCallEnd():
+                self._end(passed)
+            case Problem(action="rejected"):
+                self._break(event.kind, event.detail, event)
+            case Problem():
+                self.problems.append(event)
+
+    def _on_content(self, text: str, passed: list[Event]) -> None:
+        if text.isspace() and (self._must_call or self.calls):
+            return
+        if self.calls:
+            self.problems.append(Problem("stray", None, text, "text behind the calls", "dropped"))
+            self.over = True
+            return
+        if self._must_call or (self._pythonic and self._head is not None):
+            self._break("missing", f"expected a tool call, got {text[:60]!r}")
+            return
+        self.has_spoken = True
+        self._spelling.content(text)
+        passed.append(ContentDelta(text))
+
+    def _open(self, name: str, passed: list[Event]) -> None:
+        self._flush(passed)
+        self._name, self._head = name, None
+        self._matcher = self._schemas[name].matcher()
+        id = f"{PREFIX}{name}:{self._first_index + self.calls}"
+        self._spelling.begin(id, name)
+        passed.append(ToolCallBegin(self.calls, id, name))
+
+    def _argue(self, text: str, passed: list[Event]) -> None:
+        assert self._matcher is not None
+        held = self._matcher.held
+        sure = self._matcher.feed(text)
+        if sure:
+            self._spelling.arguments(sure)
+        if sure or self._matcher.held > held:
+            self._flush(passed)
+        if sure:
+            passed.append(ArgumentsDelta(self.calls, sure))
+        if self._matcher.fault is not None:
+            self._break("schema", self._matcher.fault)
+
+    def _flush(self, passed: list[Event]) -> None:
+        """The engine went on from what we wrote, unless it is we who write."""
+        if passed is not self._draft.events:
+            passed += self._draft.take()
+
+    def _end(self, passed: list[Event]) -> None:
+        assert self._matcher is not None
+        if not self._matcher.whole:
+            self._break("truncated", "the call ended inside its arguments")
+            return
+        self._flush(passed)
+        self._spelling.end()
+        self._name = self._matcher = None
+        passed.append(ToolCallEnd(self.calls))
+        self.calls += 1
+        self.over = self._one_call or self.calls >= _MAX_CALLS
+
+    def _break(self, kind: ProblemKind, detail: str, problem: Problem | None = None, *, is_fault: bool = True) -> None:
+        self.broken = problem or Problem(kind, self._name, "", detail)
+        if is_fault:
+            self.violations[self.broken.kind] += 1
+        if self._matcher is not None:
+            return
+        if not self._tools and self.has_spoken:  # nobody may be called, and what was said stands
+            self.problems.append(self.broken)
+            self.broken, self.over = None, True
+        elif self._tools:
+            written = self._parser.header.strip().removeprefix(PREFIX)
+            written = "" if PREFIX.startswith(written) else written
+            head = self._begun_name(written) or self._head or ""
+            # Where no call has to come, another tool than the one that was written is not the model's choice.
+            must_be = self._must_call and not self.calls
+            is_meant = must_be or not written or _is_near(head, written)
+            self._head = head if is_meant or written.startswith(tuple(tool.name for tool in self._tools)) else None
+
+    def _begun_name(self, header: str) -> str:
+        """The tool's name that a damaged head holds, or as much of it as one begins with."""
+        if whole := [tool.name for tool in self._tools if len(tool.name) > 2 and tool.name in header]:
+            return max(whole, key=len)
+        return max((common_prefix(tool.name, header) for tool in self._tools), key=len, default="")
+
+
+def _is_near(head: str, written: str) -> bool:
+    """Whether a good part of the tool's name was written."""
+    return len(head) > 2 and 3 * len(head) >= len(_NAME_END.split(written, 1)[0])
