@@ -1,9 +1,10 @@
 """Whether any engine gets an invalid call through: random ones, and ones that damage right calls.
 
-    python bench/hostile.py [--turns 1000] [--dialogues 4643] [--p 0.25] [--seed 0] [--only random|sloppy|classes]
-                            [--data DIR] [--every-fault]
+    python bench/hostile.py [--turns 1000] [--dialogues 4643] [--p 0.25] [--seed 0] [--data DIR] [--every-fault]
+                            [--only required|random|sloppy|classes]
 
-Three tables. `random`: engines that never do what they are asked, over real tools of MCP servers, a row a habit.
+Four tables. `required`: engines that never do what they are asked, over real tools of MCP servers, a row a habit; a
+call must come. `random`: the same with everything left to chance: choice, limit, format, engines that fail.
 `sloppy`: engines that know the right calls of real dialogues and damage each with probability p, a row a source of
 dialogues. `classes`: every call damaged once by one class, over 60 dialogues a class.
 
@@ -40,19 +41,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.hostile import (
-    DAMAGES,
-    HostileEngine,
-    Outcome,
-    SloppyEngine,
-    Wanted,
-    changed,
-    dialogues,
-    play,
-    random_turn,
-    real_tools,
-    sloppy_turn,
-)
+from tests.hostile.damages import DAMAGES
+from tests.hostile.dialogues import Wanted, dialogues
+from tests.hostile.judge import Outcome, play
+from tests.hostile.random_turn import HostileEngine, random_turn, real_tools, required_turn
+from tests.hostile.sloppy import SloppyEngine, changed, sloppy_turn
 
 ROOT = Path(__file__).resolve().parents[1]
 A_CLASS = 60
@@ -153,10 +146,11 @@ class Bench:
         return not (self.rows["all"].invalid or self.rows["all"].wrong)
 
 
-def random_engines(data: Path, turns: int, seed: int) -> Bench:
-    bench, tools = Bench("random engines"), real_tools(data)
-    for number in track(range(turns), "random", console=progress):
-        turn = random_turn(number, seed, tools)
+def random_engines(data: Path, turns: int, seed: int, *, required: bool) -> Bench:
+    name, make = ("required of random engines", required_turn) if required else ("random engines", random_turn)
+    bench, tools = Bench(name), real_tools(data)
+    for number in track(range(turns), "required" if required else "random", console=progress):
+        turn = make(number, seed, tools)
         outcome = play(turn.engine, turn.request, streamed=turn.streamed)
         name = "one token for ever" if turn.habit.endswith("for ever") else turn.habit
         bench.add(name, turn.engine, outcome, f"turn {number} ({turn})")
@@ -203,16 +197,17 @@ def main() -> int:
     parser.add_argument("--dialogues", type=int, default=4643, help="dialogues of sloppy engines")
     parser.add_argument("--p", type=float, default=0.25, help="how likely a call is damaged")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=("random", "sloppy", "classes"))
+    parser.add_argument("--only", choices=("required", "random", "sloppy", "classes"))
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="the shared test data")
     parser.add_argument("--every-fault", action="store_true", help="print all that went wrong, not the first 20")
     options = parser.parse_args()
     if not options.data.is_dir():
         parser.error(f"expected the shared test data in {options.data}: name its folder with --data")
     benches: list[Bench] = []
-    if options.only in (None, "random"):
-        benches.append(random_engines(options.data, options.turns, options.seed))
-    if options.only != "random":
+    for only in ("required", "random"):
+        if options.only in (None, only):
+            benches.append(random_engines(options.data, options.turns, options.seed, required=only == "required"))
+    if options.only not in ("required", "random"):
         wanted = list(dialogues(options.data))
         step = max(1, len(wanted) // options.dialogues)
         if options.only != "classes":

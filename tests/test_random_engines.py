@@ -19,20 +19,10 @@ from abruzzi.protocol.template import render_prompt
 from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import VARIANTS, Variant
 from tests.conftest import PING, WEATHER, section
-from tests.hostile import (
-    CUTS,
-    HABITS,
-    MOST_ASKED,
-    HostileEngine,
-    fault,
-    out_of_order,
-    play,
-    pythonic_calls,
-    random_turn,
-    raw_calls,
-    real_tools,
-    written,
-)
+from tests.hostile.engine import CUTS, MOST_ASKED, written
+from tests.hostile.habits import HABITS
+from tests.hostile.judge import fault, out_of_order, play, pythonic_calls, raw_calls
+from tests.hostile.random_turn import HostileEngine, random_turn, real_tools
 
 TURNS = 240
 ASK = (Message("user", "Go."),)

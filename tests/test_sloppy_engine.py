@@ -12,20 +12,11 @@ from abruzzi import ChatRequest, Message, Tool
 from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import K2, K2_5
 from tests.conftest import PING, WEATHER, section
-from tests.hostile import (
-    DAMAGES,
-    MOST_ASKED,
-    RESPELLINGS,
-    SloppyEngine,
-    Wanted,
-    changed,
-    dialogues,
-    fault,
-    play,
-    respelled,
-    rest_of,
-    sloppy_turn,
-)
+from tests.hostile.damages import DAMAGES, RESPELLINGS
+from tests.hostile.dialogues import Wanted, dialogues, respelled
+from tests.hostile.engine import MOST_ASKED
+from tests.hostile.judge import fault, play
+from tests.hostile.sloppy import SloppyEngine, changed, rest_of, sloppy_turn
 
 EVERY = 10
 ASK = (Message("user", "Go."),)
