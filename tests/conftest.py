@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,47 @@ def serve() -> Iterator[Callable[[Any], Served]]:
     yield start
     for served in running:
         served.stop()
+
+
+class Completions(BaseHTTPRequestHandler):
+    """Speaks the protocol byte by byte."""
+
+    status = 200
+    body = b""
+    bodies: Sequence[bytes] = ()
+    """Where there are any: what it answers, one after another."""
+    asked: list[dict[str, Any]]
+
+    def do_GET(self) -> None:
+        self.reply(200, b'{"data": [{"id": "kimi-k2"}]}')
+
+    def do_POST(self) -> None:
+        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.reply(self.status, self.bodies[len(self.asked) - 1] if self.bodies else self.body)
+
+    def reply(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+CompletionsServer = tuple[str, type[Completions]]
+
+
+@pytest.fixture
+def completions() -> Iterator[CompletionsServer]:
+    handler = type("Handler", (Completions,), {"asked": []})
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}", handler
+    http.shutdown()
+    http.server_close()
+
+
+def events(*chunks: Any) -> bytes:
+    lines = [b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n" for chunk in chunks]
+    return b": comment\n\n" + b"".join(lines) + b"data: [DONE]\n\n"

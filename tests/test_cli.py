@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from abruzzi.engines.base import Engine
-from tests.conftest import PING, section
+from abruzzi.protocol.markers import SECTION_END
+from tests.conftest import PING, CompletionsServer, events, section
 
 COMMAND = [sys.executable, "-m", "abruzzi"]
 
@@ -38,9 +39,22 @@ def test_json_is_one_object_and_nothing_else(embedded: Engine) -> None:
     value = json.loads(done.stdout)
     assert value.keys() == {"answer", "turns"}
     turn = value["turns"][0]
-    assert turn.keys() == {"output", "tool_calls", "results"}
+    assert turn.keys() == {"output", "tool_calls", "results", "abruzzi"}
+    assert (turn["abruzzi"]["guarantee"], turn["abruzzi"]["resumes"]) == ("guided", 0)
     assert turn["results"][0]["content"] == "Cloudy"
     assert turn["tool_calls"][0]["function"]["name"] == "get_weather"
+
+
+def test_what_was_done_to_a_turn_is_shown(completions: CompletionsServer) -> None:
+    url, handler = completions
+    whole = section(("functions.get_weather:0", '{"location": "Rome"}'))
+    outputs = (whole.replace('"Rome"', "1"), whole[whole.index('Rome"') :], "It is cloudy.")
+    handler.bodies = [events({"choices": [{"text": one, "finish_reason": "stop"}]}) for one in outputs]
+    done = abruzzi("run", "--engine", url, "--variant", "k2", "Weather in Rome?")
+    assert done.returncode == 0, done.stderr
+    shown = "".join(done.stdout.split())
+    assert f"Theturnreads{whole.removesuffix(SECTION_END)}".replace(" ", "") in shown
+    assert "Enforcedwentwrong:schema1;askedtogoon:1;charactersadded:1" in shown
 
 
 def test_definitions_are_called_and_not_run(embedded: Engine, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from abruzzi.engines.asking import Asking
 from abruzzi.engines.base import Engine, SamplingParams, Usage
@@ -92,6 +92,22 @@ class Report:
     def guarantee(self) -> Literal["guided", "enforced", "validated"]:
         """What it took to keep the promise: a grammar, a guard that stepped in, or a look at what came."""
         return "enforced" if self.resumes or self.forced else "guided" if self.guided else "validated"
+
+    def told(self) -> dict[str, Any]:
+        """What was done to keep the promise, as JSON has it."""
+        return {
+            "guarantee": self.guarantee,
+            "resumes": self.resumes,
+            "resampled": self.resampled,
+            "generated_characters": self.generated,
+            "forced_characters": self.forced,
+            "forced_tokens": self.usage.forced,
+            "violations": self.violations,
+            "problems": [
+                {"kind": one.kind, "action": one.action, "name": one.name, "detail": one.detail}
+                for one in self.problems
+            ],
+        }
 
 
 async def stream(engine: Engine, request: ChatRequest) -> AsyncGenerator[Event | Report, None]:

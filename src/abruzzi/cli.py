@@ -219,6 +219,7 @@ def _turn_as_json(turn: Turn) -> dict[str, Any]:
         "output": turn.output,
         "tool_calls": [call.to_openai() for call in turn.tool_calls],
         "results": [_result_as_json(result) for result in turn.results],
+        "abruzzi": turn.report.told(),
     }
 
 

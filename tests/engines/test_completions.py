@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import socket
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -18,46 +14,7 @@ import pytest
 from abruzzi import Agent, EngineError, EngineTimeout, EngineUnavailable, Message, RequestError, SamplingParams, connect
 from abruzzi.engines.base import Engine, Piece
 from abruzzi.protocol.template import render_prompt
-
-
-class Completions(BaseHTTPRequestHandler):
-    status = 200
-    body = b""
-    asked: list[dict[str, Any]]
-
-    def do_GET(self) -> None:
-        self.reply(200, b'{"data": [{"id": "kimi-k2"}]}')
-
-    def do_POST(self) -> None:
-        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.reply(self.status, self.body)
-
-    def reply(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-Server = tuple[str, type[Completions]]
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    handler = type("Handler", (Completions,), {"asked": []})
-    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{http.server_port}", handler
-    http.shutdown()
-    http.server_close()
-
-
-def events(*chunks: Any) -> bytes:
-    lines = [b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n" for chunk in chunks]
-    return b": comment\n\n" + b"".join(lines) + b"data: [DONE]\n\n"
+from tests.conftest import CompletionsServer, events
 
 
 def text(value: str, reason: str | None = None) -> dict[str, Any]:
@@ -73,8 +30,8 @@ async def collect(engine: Engine) -> list[Piece]:
         await engine.aclose()
 
 
-def test_the_prompt_goes_out_rendered_and_the_output_comes_back_as_written(server: Server) -> None:
-    url, handler = server
+def test_the_prompt_goes_out_rendered_and_the_output_comes_back_as_written(completions: CompletionsServer) -> None:
+    url, handler = completions
     # A line separator inside a string is no end of a line.
     handler.body = events(text("a\u2028b"), text("c", "length"), {"choices": [], "usage": {"prompt_tokens": 7}})
     pieces = asyncio.run(collect(connect(url)))
@@ -87,8 +44,8 @@ def test_the_prompt_goes_out_rendered_and_the_output_comes_back_as_written(serve
     assert asked["prompt"].endswith("<|im_user|>user<|im_middle|>Hi<|im_end|><|im_assistant|>assistant<|im_middle|>")
 
 
-def test_threads_share_an_engine_and_leave_nothing_open(server: Server) -> None:
-    url, handler = server
+def test_threads_share_an_engine_and_leave_nothing_open(completions: CompletionsServer) -> None:
+    url, handler = completions
     handler.body = events(text("Hello.", "stop"))
     engine = connect(url)
     with ThreadPoolExecutor(4) as threads:
@@ -115,8 +72,10 @@ def test_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
         (200, b"data: {", "broke off"),
     ],
 )
-def test_what_the_engine_says_went_wrong_is_passed_on(server: Server, status: int, body: bytes, message: str) -> None:
-    url, handler = server
+def test_what_the_engine_says_went_wrong_is_passed_on(
+    completions: CompletionsServer, status: int, body: bytes, message: str
+) -> None:
+    url, handler = completions
     handler.status, handler.body = status, body
     with pytest.raises(EngineError, match=message):
         asyncio.run(collect(connect(url)))
@@ -141,8 +100,8 @@ def test_a_name_that_is_no_engine_is_refused() -> None:
         connect(model="gone/model.gguf")
 
 
-def test_the_models_name_tells_its_variant_unless_it_is_named(server: Server) -> None:
-    url, _ = server
+def test_the_models_name_tells_its_variant_unless_it_is_named(completions: CompletionsServer) -> None:
+    url, _ = completions
     assert connect(url, model="moonshotai/Kimi-K2-Thinking").capabilities.variant.name == "k2-thinking"
     assert connect(url, model="moonshotai/Kimi-K2-Thinking", variant="k2.5").capabilities.variant.name == "k2.5"
     assert connect(url, model="mine").capabilities.variant.name == "k2"

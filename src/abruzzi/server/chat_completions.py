@@ -213,7 +213,7 @@ class Encoder:
         return {**self._head("chat.completion.chunk"), "choices": [], **self._tail(report)}
 
     def _tail(self, report: Report) -> dict[str, Any]:
-        return {"usage": _usage(report)} if self.bare else {"usage": _usage(report), "abruzzi": _done(report)}
+        return {"usage": _usage(report)} if self.bare else {"usage": _usage(report), "abruzzi": report.told()}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
@@ -230,20 +230,6 @@ def _usage(report: Report) -> dict[str, Any]:
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
         "prompt_tokens_details": {"cached_tokens": usage.cached},
-    }
-
-
-def _done(report: Report) -> dict[str, Any]:
-    """What was done to keep the promise about calls."""
-    return {
-        "guarantee": report.guarantee,
-        "resumes": report.resumes,
-        "resampled": report.resampled,
-        "generated_characters": report.generated,
-        "forced_characters": report.forced,
-        "forced_tokens": report.usage.forced,
-        "violations": report.violations,
-        "problems": [{"kind": p.kind, "action": p.action, "name": p.name, "detail": p.detail} for p in report.problems],
     }
 
 
