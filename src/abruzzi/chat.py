@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -116,13 +116,21 @@ async def stream(engine: Engine, request: ChatRequest) -> AsyncGenerator[Event |
     Raises RequestError before anything else for a request that makes no sense; OutputError when a call was required, or
     tried, and nothing valid could be had; EngineError when the engine failed.
     """
+    async with contextlib.aclosing(batches(engine, request)) as several:
+        async for items in several:
+            for item in items:
+                yield item
+
+
+async def batches(engine: Engine, request: ChatRequest) -> AsyncGenerator[Sequence[Event | Report], None]:
+    """The same, with what is there at once together."""
     # Schemas and grammars of many tools take a while, and others are being served meanwhile.
     turn = await asyncio.to_thread(_Turn, engine, request)
-    async with contextlib.aclosing(turn.events()) as events:
-        async for event in events:
-            yield event
-    yield turn.finish
-    yield turn.report()
+    async with contextlib.aclosing(turn.events()) as several:
+        async for events in several:
+            if events:
+                yield events
+    yield [turn.finish, turn.report()]
 
 
 async def complete(engine: Engine, request: ChatRequest) -> tuple[Message, Report]:
@@ -212,19 +220,19 @@ class _Turn:
             by_id=self.asking.by_id,
         )
 
-    async def events(self) -> AsyncGenerator[Event, None]:
+    async def events(self) -> AsyncGenerator[Sequence[Event], None]:
         """All but the finish, in the form that the client wants."""
         guard, output = self.guard, self.request.output
         is_text = guard is not None and output != "tool_calls"
         transcript = K2Spelling(self.variant, self.request.thinking)
-        async with contextlib.aclosing(self.plain() if guard is None else self.guarded(guard)) as events:
-            async for event in events:
+        async with contextlib.aclosing(self.plain() if guard is None else self.guarded(guard)) as several:
+            async for events in several:
                 if not is_text:
-                    yield event
-                elif output == "raw" and (text := transcript.add(event)):
-                    yield ContentDelta(text)
+                    yield events
+                elif output == "raw" and (text := "".join(map(transcript.add, events))):
+                    yield [ContentDelta(text)]
         if guard is not None and is_text and (text := self._rest_of_text(guard, transcript)):
-            yield ContentDelta(text)
+            yield [ContentDelta(text)]
 
     def _rest_of_text(self, guard: Guard, transcript: K2Spelling) -> str:
         """What ends the text for a client that parses by itself. A pythonic one is written when the turn is whole."""
@@ -234,33 +242,32 @@ class _Turn:
             return guard.spelled
         return "".join(self.asking.output)  # the model may write it in another way than we do
 
-    async def plain(self) -> AsyncGenerator[Event, None]:
+    async def plain(self) -> AsyncGenerator[Sequence[Event], None]:
         """Without tools the model's text is what was asked for, markers and all; only its reasoning comes apart."""
-        thinking, by_id = self.request.thinking, self.asking.by_id
-        parser = StreamParser(variant=self.variant, thinking=thinking, by_id=by_id, calls=False)
-        length = Length()
+        thinks, length = self.variant.thinks, Length()
+        parser = StreamParser(
+            variant=self.variant, thinking=self.request.thinking, by_id=self.asking.by_id, calls=False
+        )
         async with contextlib.aclosing(self.asking.texts(self.prompt, self.request.params)) as texts:
             async for text in texts:
-                for event in parser.feed(text) if self.variant.thinks else (ContentDelta(text),):
-                    yield event
+                yield parser.feed(text) if thinks else [ContentDelta(text)]
                 length.add(text)
                 if length.is_endless:
                     break
-        for event in parser.close() if self.variant.thinks else ():
-            if not isinstance(event, Finish):
-                yield event
+        if thinks:
+            yield [event for event in parser.close() if not isinstance(event, Finish)]
         cut = length.is_endless or self.asking.is_spent(self.request.params)
         self.finish = Finish("length" if cut else "stop")
 
-    async def guarded(self, guard: Guard) -> AsyncGenerator[Event, None]:
+    async def guarded(self, guard: Guard) -> AsyncGenerator[Sequence[Event], None]:
         """With tools: ask, and go on from what could stand until the turn is valid."""
         if self.must_call and self.grammar is None and not self.variant.thinks and self.request.output != "pythonic":
             guard.resume()  # what every such turn begins with isn't asked for
         while not guard.over:
             before, calls = len(guard.prefix), guard.calls
-            async with contextlib.aclosing(self._ask(guard)) as events:
-                async for event in events:
-                    yield event
+            async with contextlib.aclosing(self._ask(guard)) as several:
+                async for events in several:
+                    yield events
             if guard.broken is None or self._is_spent(guard):
                 break
             is_vain = len(guard.prefix) <= before
@@ -276,18 +283,16 @@ class _Turn:
             else:
                 # There may be more calls, and the model has seen the end of this one; but it is asked to only once.
                 may_go_on = self.has_written and not self.is_finished and self.resumes < _RESUMES_IN_ALL
-                for event in self._give_up(guard, guard.broken):
-                    yield event
+                yield self._give_up(guard, guard.broken)
                 if not (self.is_finished and may_go_on):
                     break
                 self.idle = 0
             self.resumes += not guard.over
-        for event in guard.settled():
-            yield event
+        yield guard.settled()
         called = guard.calls and self.request.output == "tool_calls"
         self.finish = Finish("length" if self._is_spent(guard) else "tool_calls" if called else "stop")
 
-    async def _ask(self, guard: Guard) -> AsyncGenerator[Event, None]:
+    async def _ask(self, guard: Guard) -> AsyncGenerator[Sequence[Event], None]:
         """Have the engine go on, until it ends, goes wrong, or nothing more is wanted of it."""
         behind = 0
         prefix, params = guard.prefix, self._params(guard)
@@ -303,15 +308,12 @@ class _Turn:
                     if behind > _BEHIND:
                         return
                     continue
-                for event in guard.feed(text):
-                    yield event
+                yield guard.feed(text)
                 if guard.broken is not None:
-                    for event in guard.choose(text, self.asking.alternatives):
-                        yield event
+                    yield guard.choose(text, self.asking.alternatives)
                     return
         if not guard.over:
-            for event in guard.close(cut=self.asking.was_cut, stop=self.asking.stopped_by):
-                yield event
+            yield guard.close(cut=self.asking.was_cut, stop=self.asking.stopped_by)
 
     def _params(self, guard: Guard) -> SamplingParams:
         """What is left of the limit; and another try where the last brought nothing."""
@@ -327,16 +329,17 @@ class _Turn:
             logprobs=_ALTERNATIVES,
         )
 
-    def _give_up(self, guard: Guard, broken: Problem) -> Iterator[Event]:
+    def _give_up(self, guard: Guard, broken: Problem) -> Sequence[Event]:
         """The engine doesn't come to a valid call: it gets one from us, or what was said stands for itself."""
         guard.problems.append(broken)
         # What we would make up is no call that the model chose: it is finished only where it has begun, or must be.
         if guard.is_calling or (self.must_call and not guard.calls):
-            yield from guard.finish()
             self.is_finished = True
-        elif not guard.has_spoken and not guard.calls:
+            return guard.finish()
+        if not guard.has_spoken and not guard.calls:
             reason = f"the model tried to call a tool, and no valid call came of it: {broken.detail}"
             raise OutputError(reason, guard.violations)
+        return ()
 
     def _is_spent(self, guard: Guard) -> bool:
         return self.asking.is_spent(self.request.params) or guard.ran_away
