@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from abruzzi import EngineUnavailable, Tool, connect
 from abruzzi.engines.base import Engine
 from abruzzi.server.app import create_app
+from abruzzi.server.settings import Settings
 
 # A machine whose cores are busy is no failure. `--hypothesis-profile hot` looks long and hard.
 settings.register_profile("default", deadline=None)
@@ -71,11 +72,13 @@ def embedded() -> Iterator[Engine]:
 class Served:
     """An engine behind a real socket, in a thread of its own."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, **settings: Any) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.socket.getsockname()[1]
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
-        config = uvicorn.Config(create_app(engine), log_level="error", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            create_app(engine, Settings(**settings)), log_level="error", timeout_graceful_shutdown=1
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         self.thread.start()
@@ -98,12 +101,12 @@ class Unclosed:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Any], Served]]:
+def serve() -> Iterator[Callable[..., Served]]:
     """Serves engines until the test is over."""
     running: list[Served] = []
 
-    def start(engine: Any) -> Served:
-        running.append(Served(Unclosed(engine)))
+    def start(engine: Any, **settings: Any) -> Served:
+        running.append(Served(Unclosed(engine), **settings))
         return running[-1]
 
     yield start

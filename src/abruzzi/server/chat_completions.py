@@ -9,82 +9,67 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import msgspec
 
 from abruzzi.chat import ChatRequest, Report
 from abruzzi.engines.base import SamplingParams
 from abruzzi.protocol.errors import AbruzziError, EngineError, RequestError
 from abruzzi.protocol.events import ArgumentsDelta, ContentDelta, Event, Finish, ReasoningDelta, ToolCallBegin
 from abruzzi.protocol.messages import Message, Tool
+from abruzzi.server.dialect import Call, Fields, data
 
 _OUTPUTS: Mapping[Any, Any] = {None: "tool_calls", "raw": "raw", "pythonic": "pythonic"}
+_MAX_ANSWERS = 128
+_DONE = b"data: [DONE]\n\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A decoded request: what is asked, and how the answer is wanted."""
+class ChatCompletions:
+    """The dialect of `POST /v1/chat/completions`."""
 
-    request: ChatRequest
-    stream: bool
-    include_usage: bool
-    bare: bool
-    """Whether the answer is to hold no `abruzzi`."""
+    def decode(self, body: dict[str, Any], model: str) -> Call:
+        fields = Fields(body)
+        _refuse_unsupported(body)
+        template = fields.object("chat_template_kwargs").value
+        request = ChatRequest(
+            messages=tuple(Message.from_openai(one, f"messages[{i}]") for i, one in enumerate(fields.list("messages"))),
+            tools=tuple(
+                Tool.from_openai(one, f"tools[{i}]") for i, one in enumerate(fields.list("tools", optional=True))
+            ),
+            tool_choice=_tool_choice(body.get("tool_choice")),
+            parallel_tool_calls=fields.boolean("parallel_tool_calls", default=True),
+            output=_output(body.get("tool_format")),
+            thinking=thinking_of(template.get("thinking", body.get("thinking"))),
+            params=sampling_params(fields, "max_completion_tokens", "max_tokens"),
+        )
+        encoder = Encoder(
+            model,
+            bare=not fields.boolean("abruzzi", default=True),
+            include_usage=fields.object("stream_options").boolean("include_usage", default=False),
+        )
+        return Call(
+            request,
+            encoder,
+            stream=fields.boolean("stream", default=False),
+            answers=fields.integer("n", 1, _MAX_ANSWERS) or 1,
+            model=fields.string("model") or model,
+        )
+
+    def error(self, error: AbruzziError) -> dict[str, Any]:
+        return error_body(error)
 
 
-def decode(body: bytes) -> Call:
-    """Raises RequestError, with the path of the first fault."""
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"the body is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise RequestError("expected an object as the body")
-    messages = _list(value, "messages")
-    tools = _list(value, "tools", optional=True)
-    fields = _Fields(value)
-    _refuse_unsupported(value)
-    if fields.integer("n", 1, None) not in (None, 1):
-        raise RequestError("expected 1: one answer a request", "n")
-    template = value.get("chat_template_kwargs") or {}
-    if not isinstance(template, dict):
-        raise RequestError("expected an object", "chat_template_kwargs")
-    request = ChatRequest(
-        messages=tuple(Message.from_openai(one, f"messages[{i}]") for i, one in enumerate(messages)),
-        tools=tuple(Tool.from_openai(one, f"tools[{i}]") for i, one in enumerate(tools)),
-        tool_choice=_tool_choice(value.get("tool_choice")),
-        parallel_tool_calls=fields.boolean("parallel_tool_calls", default=True),
-        output=_output(value.get("tool_format")),
-        thinking=thinking_of(template.get("thinking", value.get("thinking"))),
-        params=SamplingParams(
-            max_tokens=fields.integer("max_completion_tokens", 1, None) or fields.integer("max_tokens", 1, None),
-            temperature=fields.number("temperature", 0, 2),
-            top_p=fields.number("top_p", 0, 1),
-            seed=fields.integer("seed", None, None),
-            stop=_stop(value.get("stop")),
-        ),
+def sampling_params(fields: Fields, *limits: str) -> SamplingParams:
+    """How to sample; `limits`: the names that the limit of tokens has, the first that is there counting."""
+    most = [found for key in limits if (found := fields.integer(key, 1)) is not None]
+    return SamplingParams(
+        max_tokens=most[0] if most else None,
+        temperature=fields.number("temperature", 0, 2),
+        top_p=fields.number("top_p", 0, 1),
+        seed=fields.integer("seed"),
+        stop=_stop(fields.value.get("stop")),
     )
-    options = value.get("stream_options") or {}
-    if not isinstance(options, dict):
-        raise RequestError("expected an object", "stream_options")
-    return Call(
-        request,
-        stream=fields.boolean("stream", default=False),
-        include_usage=bool(options.get("include_usage")),
-        bare=not fields.boolean("abruzzi", default=True),
-    )
-
-
-def _list(value: Mapping[str, Any], key: str, *, optional: bool = False) -> list[Any]:
-    items = value.get(key)
-    if optional and items is None:
-        return []
-    if not isinstance(items, list):
-        raise RequestError(f"expected a list, got {type(items).__name__}", key)
-    return items
 
 
 def thinking_of(value: Any) -> bool | None:
@@ -137,99 +122,90 @@ def _stop(value: Any) -> tuple[str, ...]:
     return tuple(stops)
 
 
-class _Fields:
-    """Scalars of the body; null counts as left out, as it does for OpenAI."""
-
-    def __init__(self, body: Mapping[str, Any]) -> None:
-        self.body = body
-
-    def boolean(self, key: str, *, default: bool) -> bool:
-        value = self.body.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise RequestError(f"expected true or false, got {value!r}", key)
-        return default if value is None else value
-
-    def integer(self, key: str, least: int | None, most: int | None) -> int | None:
-        value = self.body.get(key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise RequestError(f"expected an integer, got {value!r}", key)
-        self._check_limits(key, value, least, most)
-        return value
-
-    def number(self, key: str, least: float, most: float) -> float | None:
-        value = self.body.get(key)
-        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
-            raise RequestError(f"expected a number, got {value!r}", key)
-        self._check_limits(key, value, least, most)
-        return value
-
-    def _check_limits(self, key: str, value: float | None, least: float | None, most: float | None) -> None:
-        if value is not None and ((least is not None and value < least) or (most is not None and value > most)):
-            limits = f"at least {least}" if most is None else f"between {least} and {most}"
-            raise RequestError(f"expected a value {limits}, got {value}", key)
-
-
 @dataclass
 class Encoder:
-    """Writes one answer, whole or as chunks. `model` is the name that the answer gives; a `bare` one holds no
-    `abruzzi`.
-    """
+    """`model` is the name that the response gives; a `bare` one holds no `abruzzi`."""
 
     model: str
     bare: bool = False
+    include_usage: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
+    _begun: set[int] = field(default_factory=set)
+    _reports: list[Report] = field(default_factory=list)
 
-    def completion(self, message: Message, report: Report) -> dict[str, Any]:
-        choice = {
-            "index": 0,
-            "message": {**message.to_openai(), "refusal": None},
-            "finish_reason": message.finish_reason,
-            "logprobs": None,
-        }
-        return {**self._head("chat.completion"), "choices": [choice], **self._tail(report)}
+    def whole(self, answers: Sequence[tuple[Message, Report]]) -> dict[str, Any]:
+        choices = [
+            {
+                "index": index,
+                "message": {**message.to_openai(), "refusal": None},
+                "finish_reason": message.finish_reason,
+                "logprobs": None,
+            }
+            for index, (message, _) in enumerate(answers)
+        ]
+        self._reports += [report for _, report in answers]
+        return {**self._head("chat.completion"), "choices": choices, **self._tail()}
 
-    def opening(self) -> dict[str, Any]:
-        return self._chunk({"role": "assistant", "content": ""})
+    def begin(self) -> bytes:
+        return b""
 
-    def chunk(self, event: Event) -> dict[str, Any] | None:
-        match event:
-            case ContentDelta(text):
-                return self._chunk({"content": text})
-            case ReasoningDelta(text):
-                return self._chunk({"reasoning_content": text})
-            case ToolCallBegin(index, id, name):
-                function = {"name": name, "arguments": ""}
-                return self._chunk(
-                    {"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]}
-                )
-            case ArgumentsDelta(index, text):
-                return self._chunk({"tool_calls": [{"index": index, "function": {"arguments": text}}]})
-            case Finish(reason):
-                return self._chunk({}, reason)
-        return None
+    def frames(self, items: Sequence[Event | Report], index: int) -> bytes:
+        frames = [] if index in self._begun else [self._chunk(index, {"role": "assistant", "content": ""})]
+        self._begun.add(index)
+        for item in items:
+            if isinstance(item, Report):
+                self._reports.append(item)
+            elif delta := _delta(item):
+                frames.append(self._chunk(index, delta))
+            elif isinstance(item, Finish):
+                frames.append(self._chunk(index, {}, item.reason))
+        return b"".join(map(data, frames))
 
-    def usage(self, report: Report) -> dict[str, Any]:
-        return {**self._head("chat.completion.chunk"), "choices": [], **self._tail(report)}
+    def end(self) -> bytes:
+        usage = {**self._head("chat.completion.chunk"), "choices": [], **self._tail()}
+        return (data(usage) if self.include_usage else b"") + _DONE
 
-    def _tail(self, report: Report) -> dict[str, Any]:
-        return {"usage": _usage(report)} if self.bare else {"usage": _usage(report), "abruzzi": report.told()}
+    def failed(self, error: AbruzziError) -> bytes:
+        return data(error_body(error)) + _DONE
+
+    def _tail(self) -> dict[str, Any]:
+        if self.bare:
+            return {"usage": _usage(self._reports)}
+        told = [report.told() for report in self._reports]
+        return {"usage": _usage(self._reports), "abruzzi": told[0] if len(told) == 1 else told}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+    def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
         return {**self._head("chat.completion.chunk"), "choices": [choice]}
 
 
-def _usage(report: Report) -> dict[str, Any]:
-    usage = report.usage
+def _delta(event: Event) -> dict[str, Any] | None:
+    match event:
+        case ContentDelta(text):
+            return {"content": text}
+        case ReasoningDelta(text):
+            return {"reasoning_content": text}
+        case ToolCallBegin(index, id, name):
+            function = {"name": name, "arguments": ""}
+            return {"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]}
+        case ArgumentsDelta(index, text):
+            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+    return None
+
+
+def _usage(reports: Sequence[Report]) -> dict[str, Any]:
+    """The prompt is read once, however many answers there are."""
+    prompt = max((report.usage.prompt for report in reports), default=0)
+    completion = sum(report.usage.completion for report in reports)
     return {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.completion,
-        "total_tokens": usage.prompt + usage.completion,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": max((report.usage.cached for report in reports), default=0)},
     }
 
 
