@@ -60,6 +60,18 @@ def test_a_call_that_must_come_comes_whatever_the_habit(habit: str) -> None:
         assert [name for name, _ in outcome.calls][:1] == ["count"]
 
 
+@pytest.mark.parametrize("habit", HABITS)
+def test_an_answer_of_a_form_of_its_own_has_it_whatever_the_habit(habit: str) -> None:
+    for tools in ([], [COUNT]):
+        engine = HostileEngine(habit, 1, [COUNT])
+        params = SamplingParams(max_tokens=20_000 if HABITS[habit].is_endless else None)
+        outcome = play(engine, ChatRequest(ASK, tools, answer=COUNT.parameters, params=params))
+        assert not outcome.wrong
+        if outcome.message is not None and not outcome.is_cut and not outcome.calls:
+            assert fault("count", outcome.message.content or "", [COUNT]) is None
+            assert outcome.message.finish_reason == "stop"
+
+
 @pytest.mark.parametrize("habit", NEVER)
 def test_an_engine_that_never_stops_is_stopped(habit: str) -> None:
     engine = HostileEngine(habit, 1, [COUNT], deaf=True)

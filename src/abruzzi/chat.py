@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from abruzzi.engines.base import Engine, SamplingParams, Usage
 from abruzzi.guide.endless import Length
 from abruzzi.guide.grammar import Grammar
 from abruzzi.guide.guard import Guard
-from abruzzi.guide.schema import Schemas
+from abruzzi.guide.schema import Schemas, compile
 from abruzzi.guide.spelling import K2Spelling
 from abruzzi.protocol.errors import OutputError, RequestError
 from abruzzi.protocol.events import (
@@ -42,6 +43,7 @@ _RETRY_TEMPERATURE = 0.8
 _ALTERNATIVES = 8
 # Characters that an engine may write when no more are wanted: the end of the section and of the turn.
 _BEHIND = 64
+_ASK_JSON = "Answer with one JSON object that follows this JSON Schema, and nothing else: "
 _ASK_PYTHONIC = "Call functions in the format [name(key='value', ...), ...] and write nothing else then."
 
 
@@ -56,15 +58,21 @@ class ChatRequest:
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
     tool_choice: Literal["auto", "required", "none"] | str = "auto"
+    allowed_tools: Sequence[str] | None = None
+    """The names of those that may be called, where that is not all that the model is shown."""
     parallel_tool_calls: bool = True
     output: Literal["tool_calls", "raw", "pythonic"] = "tool_calls"
     thinking: bool | None = None
     """Whether the model thinks before it answers; None leaves it to the model's kind."""
+    answer: Mapping[str, Any] | None = None
+    """The JSON Schema of the object that the content has to be; None where any text will do."""
     params: SamplingParams = field(default_factory=SamplingParams)
 
     def __post_init__(self) -> None:
         if self.output not in ("tool_calls", "raw", "pythonic"):
             raise RequestError(f"expected tool_calls, raw or pythonic, got {self.output!r}", "output")
+        if self.answer is not None and self.output != "tool_calls":
+            raise RequestError(f"an answer of a form of its own can't be had as {self.output} text", "output")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +172,9 @@ class _Turn:
             variant=self.variant,
             thinking=request.thinking,
         )
-        self.grammar = self._grammar() if request.tools and engine.capabilities.constrains else None
-        self.guard = self._guard(schemas) if request.tools else None
+        is_free = not request.tools and request.answer is None
+        self.grammar = self._grammar() if engine.capabilities.constrains and not is_free else None
+        self.guard = None if is_free else self._guard(schemas)
         self.finish = Finish("stop")
         self.resumes = 0
         self.idle = 0  # of these, in a row in vain
@@ -176,9 +185,13 @@ class _Turn:
 
     def _callable(self) -> Sequence[Tool]:
         """The tools that this turn may call. Raises RequestError for a choice that can't be."""
-        tools, choice = self.request.tools, self.request.tool_choice
+        tools, choice, allowed = self.request.tools, self.request.tool_choice, self.request.allowed_tools
         if choice == "none":
             return ()
+        if allowed is not None:
+            if missing := [name for name in allowed if all(tool.name != name for tool in tools)]:
+                raise RequestError(f"expected declared tools, got {missing[0]!r}", "tool_choice")
+            tools = [tool for tool in tools if tool.name in allowed]
         if choice == "required" and not tools:
             raise RequestError("required needs tools to choose from, none are declared", "tool_choice")
         if choice in ("auto", "required"):
@@ -189,8 +202,11 @@ class _Turn:
         return chosen
 
     def _messages(self) -> Sequence[Message]:
-        """The conversation; a pythonic answer has to be asked for in words where the client hasn't."""
+        """The conversation; a form of the answer that the model doesn't know of is asked for in words."""
         messages = self.request.messages
+        if self.request.answer is not None and messages:
+            asked = _ASK_JSON + json.dumps(self.request.answer, ensure_ascii=False)
+            return (Message("system", asked), *messages)
         calls = self.request.output == "pythonic" and self.tools
         if not calls or not messages or messages[0].role == "system":
             return messages
@@ -205,6 +221,7 @@ class _Turn:
             variant=self.variant,
             tool_format="pythonic" if self.request.output == "pythonic" else "k2",
             thinking=self.request.thinking,
+            answer=self.request.answer,
         )
 
     def _guard(self, schemas: Schemas) -> Guard:
@@ -218,6 +235,7 @@ class _Turn:
             thinking=self.request.thinking,
             pythonic=self.request.output == "pythonic",
             by_id=self.asking.by_id,
+            answer=None if self.request.answer is None else compile(self.request.answer, where="answer"),
         )
 
     async def events(self) -> AsyncGenerator[Sequence[Event], None]:
@@ -261,7 +279,8 @@ class _Turn:
 
     async def guarded(self, guard: Guard) -> AsyncGenerator[Sequence[Event], None]:
         """With tools: ask, and go on from what could stand until the turn is valid."""
-        if self.must_call and self.grammar is None and not self.variant.thinks and self.request.output != "pythonic":
+        has_one_way = self.must_call or (self.request.answer is not None and not self.tools)
+        if has_one_way and self.grammar is None and not self.variant.thinks and self.request.output != "pythonic":
             guard.resume()  # what every such turn begins with isn't asked for
         while not guard.over:
             before, calls = len(guard.prefix), guard.calls
@@ -333,7 +352,7 @@ class _Turn:
         """The engine doesn't come to a valid call: it gets one from us, or what was said stands for itself."""
         guard.problems.append(broken)
         # What we would make up is no call that the model chose: it is finished only where it has begun, or must be.
-        if guard.is_calling or (self.must_call and not guard.calls):
+        if guard.is_calling or guard.owes:
             self.is_finished = True
             return guard.finish()
         if not guard.has_spoken and not guard.calls:

@@ -29,6 +29,7 @@ def accepts(grammar: Grammar, text: str) -> bool:
 
 AUTO = Grammar.for_turn(TOOLS)
 REQUIRED = Grammar.for_turn(TOOLS, tool_choice="required")
+ANSWER = Grammar.for_turn(TOOLS, answer=WEATHER.parameters)
 CALL = section(("functions.get_weather:0", SHANGHAI))
 
 
@@ -60,6 +61,16 @@ CALL = section(("functions.get_weather:0", SHANGHAI))
         (Grammar.for_turn(TOOLS, tool_choice="none"), "It is sunny.", True),
         (Grammar.for_turn(TOOLS, first_index=4), section(("functions.ping:4", "{}")), True),
         (Grammar.for_turn(TOOLS, first_index=4), section(("functions.ping:0", "{}")), False),
+        (ANSWER, SHANGHAI, True),
+        (ANSWER, CALL, True),
+        (ANSWER, "It is sunny.", False),
+        (ANSWER, '{"location": 1}', False),
+        (ANSWER, SHANGHAI + CALL, False),
+        (Grammar.for_turn([], answer=WEATHER.parameters), SHANGHAI, True),
+        (Grammar.for_turn([], answer=WEATHER.parameters), "", False),
+        (Grammar.for_turn([], answer=WEATHER.parameters), CALL, False),
+        (Grammar.for_turn(TOOLS, answer=WEATHER.parameters, tool_choice="none"), CALL, False),
+        (Grammar.for_turn(TOOLS, answer=WEATHER.parameters, tool_choice="required"), SHANGHAI, False),
         (
             Grammar.for_turn(TOOLS, parallel_tool_calls=False),
             section(("functions.ping:0", "{}"), ("functions.ping:1", "{}")),

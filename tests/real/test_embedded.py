@@ -24,6 +24,7 @@ from abruzzi.engines.local import engine
 from abruzzi.engines.local.engine import LocalEngine
 from abruzzi.engines.local.weights import SMOLLM2
 from abruzzi.example_tools import get_weather
+from abruzzi.guide import accepts
 from abruzzi.guide.schema import Schemas
 from abruzzi.protocol.prompt import Prompt
 from abruzzi.protocol.template import render_prompt
@@ -279,3 +280,16 @@ def test_characters_that_take_several_tokens_are_guided_too(embedded: Engine) ->
         params = SamplingParams(temperature=temperature, seed=3, max_tokens=200)
         message, _ = ask(embedded, "Hello", tools=[tool], tool_choice="f", parallel_tool_calls=False, params=params)
         assert Schemas([tool]).fault("f", message.tool_calls[0].function.arguments) is None
+
+
+def test_an_answer_has_the_form_that_is_asked_for(embedded: Engine) -> None:
+    city = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 40}, "size": {"enum": ["small", "large"]}},
+        "required": ["name", "size"],
+    }
+    for tools in ((), (WEATHER,)):
+        request = ChatRequest([Message("user", "Name a city in Italy.")], tools, answer=city, tool_choice="auto")
+        message, report = asyncio.run(chat.complete(embedded, request))
+        assert report.guarantee == "guided"
+        assert message.tool_calls or accepts(city, message.content or "")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from abruzzi import Message, Tool, parse
+from abruzzi.guide import accepts
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.template import render_prompt
 from tests.conftest import PING, WEATHER
@@ -54,6 +55,14 @@ def test_llama_cpp_writes_a_valid_call(embedded: Any, tool: Tool) -> None:
     text = generate(embedded, grammar, "The weather in Rome?")
     (call,) = parse(text, tools=[tool]).tool_calls
     assert call.id == f"functions.{tool.name}:4"
+
+
+def test_llama_cpp_writes_an_answer_of_a_form_of_its_own(embedded: Any) -> None:
+    grammar = Grammar.for_turn([], answer=ODD.parameters)
+    text = generate(embedded, grammar, "The weather in Rome?")
+    assert accepts(ODD.parameters, text), text
+    calling = Grammar.for_turn([WEATHER], answer=ODD.parameters, tool_choice="required", parallel_tool_calls=False)
+    assert parse(generate(embedded, calling, "The weather in Rome?"), tools=[WEATHER]).tool_calls
 
 
 def test_llama_cpp_follows_a_schema_that_refers_to_itself(embedded: Any) -> None:

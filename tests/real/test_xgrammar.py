@@ -58,6 +58,11 @@ def accepts(compiled: Any, text: str, tokens: bool) -> bool:
         ({"tool_choice": "ping", "first_index": 7}, [section(("functions.ping:7", "{}"))], [CALL]),
         ({"tool_choice": "none"}, ["", "Hm."], []),
         ({"parallel_tool_calls": False}, [CALL], [TWO]),
+        (
+            {"answer": WEATHER.parameters},
+            ['{"location": "x"}', CALL, TWO],
+            ["", "Hm.", '{"location": 1}', "Hm." + CALL],
+        ),
         ({"tool_choice": "required", "variant": "k2.5"}, ["Hm.</think>" + CALL], [CALL, "Hm.</think>x"]),
         ({"variant": "k2-thinking"}, ["<think>Hm.</think>x" + CALL, "<think></think>"], [CALL, "Hm.</think>"]),
     ],

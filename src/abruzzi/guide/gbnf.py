@@ -58,11 +58,16 @@ def spelled(turn: Outline) -> str:
     llama.cpp has no lazy text: what ends at a marker is written as the automaton that looks for it.
     """
     rules = []
-    if not turn.signatures or turn.tool_format == "pythonic":  # Python's literals aren't written out in this language
+    section = f"{quoted(SECTION_BEGIN)} call-0"
+    if turn.answer is not None and turn.may_answer:
+        body = f"arguments-answer | {section}" if turn.signatures else "arguments-answer"
+        rules.append(_arguments(turn.answer.schema, "answer"))
+        rules += _calls(turn) if turn.signatures else ()
+    elif not turn.signatures or turn.tool_format == "pythonic":  # Python's literals aren't written out in this language
         body = "text"
         rules.append(r"text ::= [^\x00]*")
     else:
-        body = "text-0" if turn.may_answer else f"{quoted(SECTION_BEGIN)} call-0"
+        body = "text-0" if turn.may_answer else section
         rules += _until("text", SECTION_BEGIN, "call-0", may_end=True) if turn.may_answer else ()
         rules += _calls(turn)
     if turn.reasoning != "none":
@@ -106,14 +111,14 @@ def _calls(turn: Outline) -> Iterator[str]:
         more = quoted(SECTION_END) if i + 1 == turn.most else f"({quoted(SECTION_END)} | call-{i + 1})"
         yield f"call-{i} ::= {quoted(f'{CALL_BEGIN}functions.')} ({heads}) {quoted(CALL_END)} {more}"
     for t, one in enumerate(turn.signatures):
-        yield _arguments(one.schema, t)
+        yield _arguments(one.schema, str(t))
 
 
 @lru_cache(maxsize=4096)
-def _arguments(schema: str, t: int) -> str:
-    rules = JsonRules(f"arguments-{t}", json.loads(schema))
+def _arguments(schema: str, name: str) -> str:
+    rules = JsonRules(f"arguments-{name}", json.loads(schema))
     body = rules.arguments()
-    return f"arguments-{t} ::= {body}\n{rules}"
+    return f"arguments-{name} ::= {body}\n{rules}"
 
 
 class JsonRules(SchemaRules):

@@ -44,12 +44,14 @@ class Grammar(Outline):
         variant: str | Variant = "k2",
         tool_format: ToolFormat = "k2",
         thinking: bool | None = None,
+        answer: Mapping[str, Any] | None = None,
     ) -> Grammar:
         """The grammar of one turn.
 
         `tool_choice` is `auto`, `required`, `none` or a tool's name; `first_index` is the N of the turn's first
         `functions.NAME:N`. A variant that thinks does so first, unconstrained, unless `thinking` is False and its
-        prompt has answered for it. Raises RequestError for a tool whose schema nothing can satisfy.
+        prompt has answered for it. `answer` is the JSON Schema of the object that the text has to be. Raises
+        RequestError for a tool whose schema nothing can satisfy.
         """
         row = variant_named(variant) if isinstance(variant, str) else variant
         if tool_choice not in ("auto", "required", "none"):
@@ -69,6 +71,7 @@ class Grammar(Outline):
             first_index=first_index,
             tool_format=tool_format,
             reasoning=_reasoning(row, thinking),
+            answer=None if answer is None else signatures([Tool("answer", None, answer)])[0],
         )
 
     def behind(self, text: str) -> Grammar:

@@ -60,6 +60,8 @@ class Guard(Watch):
         count = len(draft.events)
         if draft.before is None and self._matcher is None:
             draft.before = deepcopy(self._spelling), self.calls, count
+        if self.owes and not self._must_call and self._head is None:
+            self._open_answer(draft.events)
         self._force()
         if len(draft.events) == count:
             draft.before = None
@@ -82,14 +84,17 @@ class Guard(Watch):
         """
         self._recover()
         try:
-            if self._matcher is None and self._must_call and not self.calls:
+            if self.owes and self._must_call:
                 self._open_any()
+            elif self.owes:
+                self._open_answer(self._draft.events)
             if self._matcher is not None:
                 for text in _steps(self._matcher):
                     self._write(text)
                 self._end(self._draft.events)
         except LookupError as error:
-            reason = f"a call of {self._name or 'a tool'} can't be finished: {error}"
+            what = f"a call of {self._name or 'a tool'}" if self._must_call or self._name else "the answer"
+            reason = f"{what} can't be finished: {error}"
             raise OutputError(reason, self.violations) from None
         events = self._draft.take()
         self.over |= self._pythonic  # the list is closed
@@ -106,7 +111,7 @@ class Guard(Watch):
         so_far = self._matcher.text + self._matcher.pending
         taken = next((n for n in range(len(text), -1, -1) if so_far.endswith(text[:n])), 0)
         for other, _ in sorted(alternatives, key=lambda one: -one[1]):
-            trial = self._schemas[self._name or ""].matcher()
+            trial = self._new_matcher()
             trial.feed(so_far)
             if len(other) > taken and other.startswith(text[:taken]) and trial.fault is None:
                 trial.feed(other[taken:])
@@ -127,8 +132,8 @@ class Guard(Watch):
             return
         self._matcher.recover()
         left = self._spelling.settle()
-        if left is not None and self._name is not None:
-            self._matcher = self._schemas[self._name].matcher()
+        if left is not None:
+            self._matcher = self._new_matcher()
             self._matcher.feed(left)
 
     def _force(self) -> None:
@@ -189,6 +194,8 @@ class Guard(Watch):
         """What an answer begins with that doesn't go on behind `prefix`."""
         if self._pythonic:
             return ("[",) if self._head is not None else ()
+        if self._matcher is not None and self._name is None:
+            return ()  # an answer, which begins like many a value inside of it
         if self._head is not None or self._matcher is not None:
             return _HEADS
         # Behind a whole call another may begin, but no other section.

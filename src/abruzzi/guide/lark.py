@@ -49,9 +49,11 @@ def spelled(turn: Outline) -> str:
     """
     text = f"/([^<]{REST})?/"
     if not turn.signatures:
-        return reasoned(turn, text)
+        return _answered(turn, reasoned(turn, text if turn.answer is None else "answer"))
     if not turn.may_answer:
         return _fitting(turn, reasoned(turn, "calls"), quoted)
+    if turn.answer is not None:
+        return _answered(turn, _fitting(turn, reasoned(turn, "answer | calls"), quoted))
     # The two begin alike; the lexer keeps both alive until a marker or the end tells.
     lead = rf"LEAD: /([^<]([^<]|<+[^<|])*)?{re.escape(SECTION_BEGIN)}/"
     start = reasoned(turn, "TEXT | LEAD call_0 section_end")
@@ -61,10 +63,17 @@ def spelled(turn: Outline) -> str:
 @lru_cache(maxsize=64)
 def with_control_tokens(turn: Outline) -> str:
     """The turn for a vocabulary that has the markers as control tokens: text is of all others, whatever it spells."""
+    text = _ANY if turn.answer is None else "answer"
     if not turn.signatures:
-        return reasoned(turn, _ANY, control_tokens=True)
-    body = f"{_ANY} calls?" if turn.may_answer else "calls"
-    return _fitting(turn, reasoned(turn, body, control_tokens=True), str)
+        return _answered(turn, reasoned(turn, text, control_tokens=True))
+    if not turn.may_answer:
+        return _fitting(turn, reasoned(turn, "calls", control_tokens=True), str)
+    body = f"{_ANY} calls?" if turn.answer is None else "answer | calls"
+    return _answered(turn, _fitting(turn, reasoned(turn, body, control_tokens=True), str))
+
+
+def _answered(turn: Outline, grammar: str) -> str:
+    return grammar if turn.answer is None else f"{grammar}\nanswer: %json {turn.answer.followed}"
 
 
 def reasoned(turn: Outline, body: str, control_tokens: bool = False) -> str:

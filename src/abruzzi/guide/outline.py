@@ -25,6 +25,9 @@ class Outline:
     """Whether the turn starts with reasoning, whose `<think>` the prompt has written (begun) or the model does (whole).
     """
 
+    answer: Signature | None = None
+    """What the text has to be, if it may not be any: a JSON object that follows this."""
+
     @property
     def indexes(self) -> range:
         return range(self.first_index, self.first_index + self.most)

@@ -48,12 +48,20 @@ def _spelled(turn: Outline, ids: tuple[int, ...] | None) -> dict[str, Any]:
         elements.append(spelling.marker(THINK_BEGIN))
     if turn.reasoning != "none":
         elements += spelling.up_to(THINK_END)
-    if not turn.signatures or turn.tool_format == "pythonic":
+    section = (
+        [spelling.marker(SECTION_BEGIN), _calls(turn, spelling), spelling.marker(SECTION_END)]
+        if turn.signatures and turn.tool_format != "pythonic"
+        else []
+    )
+    if turn.answer is not None and turn.may_answer:
+        answer = {"type": "json_schema", "json_schema": _schema(turn.answer.schema)}
+        elements.append(_either([answer, _sequence(*section)]) if section else answer)
+    elif not section:
         elements += spelling.rest()
     elif turn.may_answer:
         elements.append(spelling.text_or(_calls(turn, spelling)))
     else:
-        elements += [spelling.marker(SECTION_BEGIN), _calls(turn, spelling), spelling.marker(SECTION_END)]
+        elements += section
     return {"type": "structural_tag", "format": _sequence(*elements)}
 
 

@@ -14,7 +14,7 @@ from abruzzi.guide.anew import Anew
 from abruzzi.guide.endless import Length
 from abruzzi.guide.json_reader import common_prefix
 from abruzzi.guide.matcher import Matcher
-from abruzzi.guide.schema import Schemas
+from abruzzi.guide.schema import Arguments, Schemas
 from abruzzi.guide.spelling import Spelling, spelling_of
 from abruzzi.protocol.events import (
     ArgumentsDelta,
@@ -58,7 +58,8 @@ class Watch:
     """Reads one turn. `feed` and `close` take what the engine writes and return the events that may go out.
 
     `tools`: those that may be called. `must_call`: a call has to come, and no content. `one_call`: the turn is over
-    with its first call. `by_id`: the pieces were made of token ids, so that only a `Control` is a marker.
+    with its first call. `by_id`: the pieces were made of token ids, so that only a `Control` is a marker. `answer`: what
+    the content has to be, if it may not be any text; what is said otherwise before a call is left out then.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Watch:
         thinking: bool | None = None,
         pythonic: bool = False,
         by_id: bool = False,
+        answer: Arguments | None = None,
     ) -> None:
         self._tools = tools
         self._schemas = schemas
@@ -83,11 +85,12 @@ class Watch:
         self._thinking = thinking
         self._pythonic = pythonic
         self._by_id = by_id
+        self._answer = answer
         self._parser = self._new_parser()
         self._spelling: Spelling = spelling_of(variant, thinking, pythonic=pythonic)
         # Of a call that has begun: first its head, with as much of a tool's name as is sure; then tool and arguments.
         self._head: str | None = None
-        self._name: str | None = None
+        self._name: str | None = None  # None: what is open is the answer
         self._matcher: Matcher | None = None
         self._draft = Draft()
         self._anew: Anew | None = None
@@ -116,14 +119,25 @@ class Watch:
         return StreamParser(first_index=self._first_index, by_id=self._by_id, **options)  # type: ignore[arg-type]
 
     @property
+    def owes(self) -> bool:
+        """Whether a call, or an answer of a form of its own, has still to come."""
+        if self.calls or self._matcher is not None:
+            return False
+        return self._must_call or (self._answer is not None and not self.has_spoken)
+
+    @property
     def is_calling(self) -> bool:
-        """Whether a call has gone out in part."""
+        """Whether a call, or an answer of a form of its own, has gone out in part."""
         return self._matcher is not None and self._draft.before is None
 
     @property
     def in_call(self) -> bool:
-        """Whether a call has begun, if only its head."""
+        """Whether one has begun, if only a call's head."""
         return self._matcher is not None or self._head is not None or self._parser.in_call
+
+    @property
+    def _due(self) -> str:
+        return "a tool call" if self._must_call or self._answer is None else "an answer of the asked form"
 
     # What the engine writes
 
@@ -163,8 +177,8 @@ class Watch:
         if self.broken is None and not self.over and not cut:
             if self._matcher is not None:
                 self._break("truncated", "the output ended inside the call")
-            elif self._head is not None or (self._must_call and not self.calls):
-                self._break("missing", "expected a tool call, got the end of the output")
+            elif self._head is not None or self.owes:
+                self._break("missing", f"expected {self._due}, got the end of the output")
         if self.broken is None:
             events += self.settled()
         return events
@@ -238,7 +252,7 @@ class Watch:
 
     def _run_away(self) -> None:
         """What is said outside of calls ends there as at a limit."""
-        if self._matcher is not None or (self._must_call and not self.calls):
+        if self._matcher is not None or self.owes:
             self._break("runaway", "expected an end, got the same over and over, or more than any context holds")
         else:
             self.over = self.ran_away = True
@@ -247,8 +261,8 @@ class Watch:
         """The turn's end has come, and the engine may go on behind it."""
         if self._matcher is not None:
             self._break("truncated", "the turn ended inside the call")
-        elif self._must_call and not self.calls:
-            self._break("missing", "expected a tool call, got the end of the turn")
+        elif self.owes:
+            self._break("missing", f"expected {self._due}, got the end of the turn")
         else:
             self.over = True
 
@@ -259,6 +273,8 @@ class Watch:
                 passed.append(event)
             case ContentDelta(text):
                 self._on_content(text, passed)
+            case ToolCallBegin() if self._matcher is not None:
+                self._break("header", "expected the answer to go on, got a call")
             case ToolCallBegin(name=name):
                 if self.calls and self._one_call:
                     self.problems.append(
@@ -285,7 +301,22 @@ class Watch:
             return
         if self._must_call or (self._pythonic and self._head is not None):
             self._break("missing", f"expected a tool call, got {text[:60]!r}")
-            return
+        elif self._answer is not None:
+            self._on_answer(text, passed)
+        else:
+            self._say(text, passed)
+
+    def _on_answer(self, text: str, passed: list[Event]) -> None:
+        if self._matcher is None:
+            # What doesn't begin like the answer may be said before a call.
+            if self._tools and not text.lstrip().startswith("{"):
+                return
+            self._open_answer(passed)
+        self._argue(text, passed)
+        if self._matcher is not None and self._matcher.whole:
+            self._end(passed)
+
+    def _say(self, text: str, passed: list[Event]) -> None:
         self.has_spoken = True
         self._spelling.content(text)
         passed.append(ContentDelta(text))
@@ -298,15 +329,28 @@ class Watch:
         self._spelling.begin(id, name)
         passed.append(ToolCallBegin(self.calls, id, name))
 
+    def _open_answer(self, passed: list[Event]) -> None:
+        assert self._answer is not None
+        self._flush(passed)
+        self._name = self._head = None
+        self._matcher = self._answer.matcher()
+
+    def _new_matcher(self) -> Matcher:
+        """A reader of what is open, from its beginning."""
+        one = self._answer if self._name is None else self._schemas[self._name]
+        assert one is not None
+        return one.matcher()
+
     def _argue(self, text: str, passed: list[Event]) -> None:
         assert self._matcher is not None
         held = self._matcher.held
         sure = self._matcher.feed(text)
-        if sure:
-            self._spelling.arguments(sure)
         if sure or self._matcher.held > held:
             self._flush(passed)
-        if sure:
+        if sure and self._name is None:
+            self._say(sure, passed)
+        elif sure:
+            self._spelling.arguments(sure)
             passed.append(ArgumentsDelta(self.calls, sure))
         if self._matcher.fault is not None:
             self._break("schema", self._matcher.fault)
@@ -322,6 +366,9 @@ class Watch:
             self._break("truncated", "the call ended inside its arguments")
             return
         self._flush(passed)
+        if self._name is None:
+            self._matcher, self.over = None, True
+            return
         self._spelling.end()
         self._name = self._matcher = None
         passed.append(ToolCallEnd(self.calls))
@@ -337,7 +384,7 @@ class Watch:
         if not self._tools and self.has_spoken:  # nobody may be called, and what was said stands
             self.problems.append(self.broken)
             self.broken, self.over = None, True
-        elif self._tools:
+        elif self._tools and (self.in_call or self._must_call or self._answer is None):
             written = self._parser.header.strip().removeprefix(PREFIX)
             written = "" if PREFIX.startswith(written) else written
             head = self._begun_name(written) or self._head or ""

@@ -15,6 +15,8 @@ from typing import Any
 
 from abruzzi.chat import ChatRequest, Report
 from abruzzi.engines.base import SamplingParams
+from abruzzi.guide.schema import compile
+from abruzzi.guide.strict import check_strict
 from abruzzi.protocol.errors import AbruzziError, EngineError, RequestError
 from abruzzi.protocol.events import ArgumentsDelta, ContentDelta, Event, Finish, ReasoningDelta, ToolCallBegin
 from abruzzi.protocol.messages import Message, Tool
@@ -32,15 +34,18 @@ class ChatCompletions:
         fields = Fields(body)
         _refuse_unsupported(body)
         template = fields.object("chat_template_kwargs").value
+        choice, allowed = _tool_choice(body.get("tool_choice"))
         request = ChatRequest(
             messages=tuple(Message.from_openai(one, f"messages[{i}]") for i, one in enumerate(fields.list("messages"))),
             tools=tuple(
                 Tool.from_openai(one, f"tools[{i}]") for i, one in enumerate(fields.list("tools", optional=True))
             ),
-            tool_choice=_tool_choice(body.get("tool_choice")),
+            tool_choice=choice,
+            allowed_tools=allowed,
             parallel_tool_calls=fields.boolean("parallel_tool_calls", default=True),
             output=_output(body.get("tool_format")),
             thinking=thinking_of(template.get("thinking", body.get("thinking"))),
+            answer=_answer(fields.object("response_format")),
             params=sampling_params(fields, "max_completion_tokens", "max_tokens"),
         )
         encoder = Encoder(
@@ -81,22 +86,51 @@ def thinking_of(value: Any) -> bool | None:
     return value
 
 
-def _tool_choice(value: Any) -> str:
+def _tool_choice(value: Any) -> tuple[str, Sequence[str] | None]:
+    """The choice, and the names that it is among, where those are told."""
     if value is None:
-        return "auto"
+        return "auto", None
     if value in ("auto", "none", "required"):
-        return str(value)
-    if (
-        isinstance(value, dict)
-        and isinstance(function := value.get("function"), dict)
-        and isinstance(function.get("name"), str)
-    ):
-        if function["name"] in ("auto", "none", "required"):
-            raise RequestError(f"a tool called {function['name']!r} can't be chosen by name", "tool_choice")
-        return str(function["name"])
-    raise RequestError(
-        'expected auto, none, required or {"type": "function", "function": {"name": ...}}', "tool_choice"
-    )
+        return str(value), None
+    if isinstance(value, dict) and value.get("type") == "allowed_tools":
+        allowed = Fields(value, "tool_choice").object("allowed_tools")
+        mode = allowed.string("mode")
+        if mode not in ("auto", "required"):
+            raise RequestError(f"expected auto or required, got {mode!r}", allowed.at("mode"))
+        return mode, [_named(one, f"{allowed.at('tools')}[{i}]") for i, one in enumerate(allowed.list("tools"))]
+    return _named(value, "tool_choice"), None
+
+
+def _named(value: Any, where: str) -> str:
+    function = value.get("function") if isinstance(value, dict) else None
+    if not isinstance(function, dict) or not isinstance(name := function.get("name"), str):
+        expected = '{"type": "function", "function": {"name": ...}}'
+        raise RequestError(f"expected {'auto, none, required or ' * (where == 'tool_choice')}{expected}", where)
+    if name in ("auto", "none", "required"):
+        raise RequestError(f"a tool called {name!r} can't be chosen by name", where)
+    return name
+
+
+def _answer(form: Fields) -> Mapping[str, Any] | None:
+    """The schema of the answer that `response_format` asks for. Raises RequestError where it is none of an object."""
+    match form.string("type"):
+        case None | "text":
+            return None
+        case "json_object":
+            return {"type": "object"}
+        case "json_schema":
+            wanted = form.object("json_schema")
+            return answer_schema(wanted)
+    raise RequestError(f"expected text, json_object or json_schema, got {form.value['type']!r}", form.at("type"))
+
+
+def answer_schema(wanted: Fields) -> Mapping[str, Any]:
+    """The `schema` of a form that is asked for, checked."""
+    schema = wanted.object("schema")
+    if wanted.boolean("strict", default=False):
+        check_strict(schema.value, wanted.at("schema"))
+    compile(schema.value, name=wanted.string("name") or "the answer", where=wanted.at("schema"))
+    return schema.value
 
 
 def _output(value: Any) -> Any:
@@ -107,9 +141,6 @@ def _output(value: Any) -> Any:
 
 def _refuse_unsupported(body: Mapping[str, Any]) -> None:
     """What would give the answer another form and isn't done here is refused, rather than forgotten without a word."""
-    form = body.get("response_format")
-    if form is not None and form != {"type": "text"}:
-        raise RequestError('expected {"type": "text"}: no other form is supported yet', "response_format")
     for key in ("logprobs", "top_logprobs", "functions", "function_call", "audio"):
         if body.get(key):
             raise RequestError("not supported", key)
