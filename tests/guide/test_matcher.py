@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abruzzi.guide import accepts, compile
+from abruzzi.guide import accepts, compile, threads
+from abruzzi.guide import matcher as matchers
 from abruzzi.guide.matcher import Matcher
 
 PLACE: dict[str, Any] = {
@@ -421,9 +422,81 @@ def test_a_step_drops_what_is_held_where_nothing_leads_on() -> None:
     assert ended(matcher_at(schema, '{"a": {"x": [{"y": ')) == '{"a": {"b": {"c": 1}}}'
 
 
+VOID = {"type": "string", "minLength": 3, "pattern": "^a$"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "end"),
+    [
+        (of(VOID), '{"a": "', "{}"),
+        (of(VOID), '{ "a"', "{ }"),
+        (of({"type": "array", "items": VOID}), '{"a": ["', '{"a": []}'),
+        (of({"type": "array", "prefixItems": [{"type": "null"}], "items": VOID}), '{"a": [null, "a', '{"a": [null]}'),
+        ({"type": "object", "properties": {"a": VOID, "b": {}}}, '{"b": 1, "a": "aa', '{"b": 1}'),
+    ],
+)
+def test_a_member_or_item_of_which_no_value_is_known_is_held_with_its_comma(
+    schema: dict[str, Any], text: str, end: str
+) -> None:
+    for begun in (text, text[:-1]):
+        matcher = matcher_at(schema, begun)
+        matcher.recover()
+        assert ended(matcher) == end
+
+
+def test_a_list_whose_first_item_is_wrong_may_stay_empty() -> None:
+    for begun in ("007", '"'):
+        matcher = matcher_at(of({"type": "array", "items": {"type": "number"}}), f'{{"a": [{begun}')
+        assert matcher.fault
+        matcher.recover()
+        assert matcher.feed("]}") == "]}"
+
+
+def test_a_member_that_is_held_with_its_comma_comes_out_when_it_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "examples", lambda node: iter(()))
+    matcher = matcher_at(
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "^x+$"}}}, '{"b": 1, "a": "xx'
+    )
+    assert matcher.text == '{"b": 1'
+    assert matcher.feed('"') == ', "a": "xx"'
+    assert matcher.feed("}") == "}"
+
+
+def test_what_the_reader_refuses_of_a_step_ends_in_no_loop() -> None:
+    class Refusing(Matcher):
+        def __init__(self) -> None:
+            super().__init__(compile(PLACE)._schema, lambda text: "never")
+
+    matcher = Refusing()
+    with pytest.raises(LookupError):
+        ended(matcher)
+
+
+def test_where_a_member_must_come_that_cannot_be_no_others_come() -> None:
+    schema = {"type": "object", "properties": {"b": VOID}, "required": ["a"], "dependentRequired": {"a": ["b"]}}
+    with pytest.raises(LookupError):
+        ended(matcher_at(schema, '{"a": 1, "c": 2'))
+
+
+def test_a_value_that_the_reader_would_refuse_is_no_way_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matchers, "examples", lambda node: iter([10**305]))
+    with pytest.raises(LookupError):
+        ended(matcher_at(of({"type": "integer"}, required=["a"]), '{"a": '))
+
+
+def test_words_are_found_among_many() -> None:
+    words = [f"{i:05}" for i in range(10_000)] + ["0000", "é", "😀", "\U0010ffff\U0010ffff"]
+    schema = of({"enum": words})
+    for word in (words[0], words[7_777], *words[-4:]):
+        assert accepts(schema, json.dumps({"a": word})) and accepts(schema, f'{{"a": "{word}"}}')
+    for word in ("", "0", "00", "000000", "10000", "e", "\U0010ffff"):
+        assert not accepts(schema, f'{{"a": "{word}"}}')
+    assert matcher_at(schema, '{"a": "é').forced() == '"'
+
+
 def test_where_no_value_is_found_that_is_told() -> None:
     with pytest.raises(LookupError, match=r"\$\.a"):
-        ended(matcher_at(of({"type": "string", "not": {"maxLength": 99}}), '{"a": '))
+        ended(matcher_at(of(VOID, required=["a"]), '{"a": '))
 
 
 def test_a_fault_says_what_was_expected_where() -> None:

@@ -53,6 +53,18 @@ def test_draft_4_has_bounds_that_exclude_by_a_boolean_and_no_integer_with_a_poin
     assert allows(of({"type": "integer"}, **{"$schema": DRAFT_6}), 2.0)
 
 
+def test_what_a_draft_does_not_have_is_not_heeded() -> None:
+    for draft, keyword, value, fits in (
+        (DRAFT_4, "const", 1, 2),
+        (DRAFT_4, "propertyNames", {"maxLength": 1}, {"xy": 1}),
+        (DRAFT_6, "if", True, 1),
+        (DRAFT_7, "dependentRequired", {"x": ["y"]}, {"x": 1}),
+        ("https://json-schema.org/draft/2019-09/schema", "prefixItems", [{"type": "null"}], [1]),
+    ):
+        schema = of({keyword: value, "then": False}, **{"$schema": draft})
+        assert allows(schema, fits), draft
+
+
 def test_dependencies_of_old_drafts_are_held() -> None:
     schema = {"$schema": DRAFT_7, "type": "object", "dependencies": {"a": ["b"], "c": {"required": ["d"]}}}
     for value, valid in (({"a": 1}, False), ({"a": 1, "b": 1}, True), ({"c": 1}, False), ({"d": 1, "c": 1}, True)):
@@ -78,6 +90,63 @@ def test_where_only_the_whole_resolves_a_reference_the_whole_is_held() -> None:
     assert Schema(schema).arguments.checks
     assert compile(schema).matcher().feed('{"a": null') == ""
     assert compile(schema).matcher().feed('{"a": null}') == '{"a": null}'
+
+
+def test_where_a_part_resolves_it_the_part_is_held() -> None:
+    schema = of(
+        {"$ref": "https://example.com/#/$defs/n"}, **{"$id": "https://example.com/", "$defs": {"n": {"type": "null"}}}
+    )
+    assert compile(schema).matcher().feed('{"a": nul') == '{"a": '
+    matcher = compile(schema).matcher()
+    assert matcher.feed('{"a": 1') == '{"a": ' and matcher.feed("}") == "" and matcher.fault
+    matcher.recover()
+    assert matcher.feed("null}") == "null}"
+
+
+@pytest.mark.parametrize(
+    ("reference", "definitions"),
+    [
+        ("#/$defs/a%20b", {"a b": {"type": "integer"}}),
+        ("#/$defs/%C3%A9~1~0%25", {"é/~%": {"type": "integer"}}),
+        ("#/$defs/", {"": {"type": "integer"}}),
+        ("#n", {"x": {"$anchor": "n", "type": "integer"}}),
+        ("#n", {"x": {"$dynamicAnchor": "n", "type": "integer"}}),
+    ],
+)
+def test_a_reference_into_the_schema_is_followed_however_it_is_written(reference: str, definitions: Any) -> None:
+    schema = of({"$ref": reference}, **{"$defs": definitions})
+    assert not node_of_a(schema).checks and not Schema(schema).arguments.checks
+    assert compile(schema).matcher().feed('{"a": "') == '{"a": '
+    assert allows(schema, 1) and not allows(schema, "x")
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits", "does_not"),
+    [
+        ({"$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/y"}, "y": {"$ref": "#/$defs/x"}}}, {}, []),
+        (of({"$ref": "#/properties/a"}), {"a": 1}, {}),
+        ({"allOf": [{"$ref": "#"}, {"required": ["a"]}]}, {"a": 1}, {}),
+        ({"oneOf": [{"$ref": "#"}, {"required": ["a"]}]}, {}, {"a": 1}),
+    ],
+)
+def test_a_reference_that_leads_to_itself_is_left_to_the_validator(schema: Any, fits: Any, does_not: Any) -> None:
+    assert accepts(schema, json.dumps(fits))
+    assert not accepts(schema, json.dumps(does_not))
+
+
+def test_an_anchor_of_old_drafts_is_an_id() -> None:
+    for draft, key in ((DRAFT_4, "id"), (DRAFT_6, "$id"), (DRAFT_7, "$id")):
+        value = {"definitions": {"x": {key: "#n", "type": "integer"}}, "$schema": draft}
+        schema = of({"$ref": "#n"}, **value)
+        assert compile(schema).matcher().feed('{"a": "') == '{"a": '
+        assert allows(schema, 1) and not allows(schema, "x")
+
+
+def test_a_part_with_an_address_of_its_own_holds_the_whole() -> None:
+    inner = {"$id": "inner", "$defs": {"n": {"type": "null"}}, "properties": {"b": {"$ref": "#/$defs/n"}}}
+    schema = of(inner, **{"$defs": {"n": {"type": "string"}}})
+    assert compile(schema).matcher().feed('{"a": {"b": null}') == ""
+    assert allows(schema, {"b": None}) and not allows(schema, {"b": "x"})
 
 
 @pytest.mark.parametrize(
@@ -106,7 +175,7 @@ def test_options_of_a_one_of_that_exclude_each_other_are_not_held(options: list[
         {"type": "array", "uniqueItems": True},
         {"if": {"type": "string"}, "then": {"minLength": 2}},
         {"enum": [{"x": 1}]},
-        {"type": "object", "propertyNames": {"$ref": "#/$defs/x"}},
+        {"allOf": [{"anyOf": [{"required": [f"{i}{j}"]} for j in range(5)]} for i in range(4)]},
     ],
 )
 def test_what_cannot_be_decided_on_the_way_is_held(value: Any) -> None:
@@ -141,14 +210,49 @@ def test_what_says_nothing_is_not_held(value: Any) -> None:
         of({"type": "array", "items": {"$ref": "#"}, "minItems": 1}),
         of({"type": "array", "prefixItems": [{}, False], "minItems": 2}),
         of({"const": {"b": 1}, "additionalProperties": False}),
-        {"type": "object", "$ref": "#/$defs/x", "$defs": {"x": {"$ref": "#/$defs/y"}, "y": {"$ref": "#/$defs/x"}}},
+        of({"oneOf": [True, True]}),
+        of({"oneOf": [{}, {"description": "any"}, {"type": "string"}]}),
+        of({"exclusiveMinimum": 3, "maximum": 3, "type": "number"}),
+        of({"exclusiveMinimum": 3, "exclusiveMaximum": 4, "type": "integer"}),
+        of({"minimum": 1.2, "maximum": 1.8, "type": "integer"}),
+        of({"minimum": 1, "maximum": 9, "multipleOf": 5, "allOf": [{"multipleOf": 2}], "type": "number"}),
+        of({"minimum": 10**309, "type": "integer"}),
+        of({"type": "string", "minLength": 10**9}),
+        of({"type": "array", "minItems": 10**9}),
+        of({}, dependentRequired={"a": ["b"], "b": ["c"]}, maxProperties=2),
+        of({}, dependentRequired={"a": ["b"], "b": ["c"]}, properties={"a": {}, "c": False}),
     ],
 )
 def test_a_schema_that_nothing_satisfies_is_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         Schema(schema)
-    with pytest.raises(RequestError, match="no object satisfies it"):
+    with pytest.raises(RequestError, match=r"no object (that a turn has room for )?satisfies it"):
         compile(schema)
+
+
+def test_bounds_that_leave_something_are_no_contradiction() -> None:
+    for value, fits in (
+        ({"minimum": 3, "maximum": 3, "type": "integer"}, 3),
+        ({"exclusiveMinimum": 3, "exclusiveMaximum": 4, "type": "number"}, 3.5),
+        ({"exclusiveMinimum": -1.5, "maximum": -0.5, "type": "integer"}, -1),
+        ({"minimum": 1, "maximum": 9, "multipleOf": 3, "allOf": [{"multipleOf": 2}]}, 6),
+        ({"oneOf": [True, {"type": "string"}]}, 1),
+    ):
+        assert allows(of(value), fits), value
+
+
+def test_the_member_is_named_that_cannot_be() -> None:
+    void = {"type": "integer", "minimum": 2, "maximum": 1}
+    inner = {"type": "array", "minItems": 1, "items": of(void)}
+    for schema, path in (
+        (of(void), "parameters.properties.a"),
+        (of(inner), "parameters.properties.a.items.properties.a"),
+        (of({"$ref": "#/$defs/x"}, **{"$defs": {"x": of(void)}}), "parameters.properties.a"),
+        (of({}, maxProperties=0), "parameters"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            compile(schema)
+        assert caught.value.param == path
 
 
 def test_a_member_that_nothing_satisfies_may_not_be_there() -> None:
@@ -201,3 +305,32 @@ def test_values_are_equal_as_json_schema_has_it() -> None:
     assert key_of([]) != key_of({}) and key_of(0) != key_of(False)
     kinds = [kind_of(value) for value in (None, True, 1, 1.5, "", [], {})]
     assert kinds == ["null", "boolean", "number", "number", "string", "array", "object"]
+
+
+def test_chains_of_references_and_of_members_that_must_be_there_may_be_long() -> None:
+    def chain(link: Any) -> dict[str, Any]:
+        return {**{str(i): link(f"#/$defs/{i + 1}") for i in range(500)}, "500": {"type": "null"}}
+
+    for link, text in (
+        (lambda ref: {"$ref": ref}, "null"),
+        (lambda ref: {"allOf": [{"$ref": ref}]}, "null"),
+        (lambda ref: of({"$ref": ref}), '{"a": {"a'),
+    ):
+        schema = of({"$ref": "#/$defs/0"}, **{"$defs": chain(link)})
+        assert compile(schema).matcher().feed(f'{{"a": {text}}}')
+        optional = {**schema, "required": []}
+        assert compile(optional).matcher().feed(f'{{"a": {text}}}')
+
+
+def test_what_is_equal_from_here_is_followed_once() -> None:
+    tree = {"$ref": "#/$defs/tree"}
+    variants = [
+        {"properties": {"of": {"type": "array", "items": tree}, "kind": {"const": kind}}, "required": ["of", "kind"]}
+        for kind in "abcde"
+    ]
+    schema = of(tree, **{"$defs": {"tree": {"type": "object", "anyOf": variants}}})
+    matcher = compile(schema).matcher()
+    matcher.feed('{"a": ' + '{"of": [' * 40)
+    assert matcher.fault is None
+    matcher.feed('], "kind": "x"')
+    assert matcher.fault

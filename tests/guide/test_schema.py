@@ -84,6 +84,61 @@ def test_a_null_that_is_data_stays() -> None:
     assert schemas.fault("f", '{"b": 1}')
 
 
+def test_what_is_referred_to_must_be_a_schema_wherever_it_stands() -> None:
+    old = {"$schema": "http://json-schema.org/draft-04/schema#", "$defs": {"x": {"exclusiveMinimum": 3}}}
+    for beside in ({"$ref": "#/$defs/x", **old}, {"$ref": "#/parts/x", "parts": {"x": {"minimum": "3"}}}):
+        with pytest.raises(RequestError, match="no JSON Schema"):
+            compile({"type": "object", "properties": {"a": beside}, **beside})
+
+
+def test_names_of_members_are_no_keywords() -> None:
+    for keyword, needed in (("dependentRequired", ["b"]), ("dependentSchemas", {"required": ["b"]})):
+        schema = {"type": "object", keyword: {"$schema": needed, "default": needed}}
+        assert not accepts(schema, '{"$schema": 1}')
+        assert accepts(schema, '{"$schema": 1, "b": 2}')
+    old = {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object", "dependencies": {"$schema": ["b"]}}
+    assert not accepts(old, '{"$schema": 1}')
+
+
+def test_a_pattern_may_be_large_and_one_that_is_too_large_is_told_of() -> None:
+    def schema(pattern: str) -> dict[str, Any]:
+        return {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}}
+
+    assert accepts(schema(r"^\p{L}{1,500}$"), '{"a": "é"}')
+    assert not accepts(schema(r"^\p{L}{1,500}$"), '{"a": "1"}')
+    for pattern in ("(", "^.{1,100000}$"):
+        with pytest.raises(RequestError, match="no regular expression, or one too large to be used") as caught:
+            compile(schema(pattern))
+        assert caught.value.param == "parameters.properties.a.pattern"
+
+
+@pytest.mark.parametrize("keyword", ["properties", "allOf"])
+def test_a_schema_that_is_too_deep_is_told_of(keyword: str) -> None:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(450):
+        schema = {"type": "object", keyword: {"a": schema} if keyword == "properties" else [schema]}
+    with pytest.raises(RequestError, match="is nested too deep"):
+        compile(schema)
+
+
+def test_a_schema_that_the_validator_would_not_be_done_with_is_refused() -> None:
+    def diamonds(count: int) -> dict[str, Any]:
+        both = {str(i): {"allOf": [{"$ref": f"#/$defs/{i + 1}"}] * 2} for i in range(count)}
+        return {"type": "object", "$ref": "#/$defs/0", "$defs": {**both, str(count): {"required": ["a"]}}}
+
+    assert accepts(diamonds(10), '{"a": 1}')
+    with pytest.raises(RequestError, match="more than 1,000,000 schemas for one value"):
+        compile(diamonds(30))
+
+
+def test_schemas_that_hold_themselves_are_ordinary() -> None:
+    kinds = [{"$ref": f"#/$defs/{name}"} for name in "abcdefgh"]
+    members = {name: {"anyOf": kinds} for name in "xyz"}
+    definitions = {name: {"properties": {**members, "k": {"const": name}}, "required": ["k"]} for name in "abcdefgh"}
+    schema = {"type": "object", "anyOf": kinds, "$defs": definitions}
+    assert accepts(schema, '{"x": {"y": {"z": {"k": "a"}, "k": "b"}, "k": "c"}, "k": "d"}')
+
+
 def test_formats_are_checked() -> None:
     schemas = Schemas([Tool("f", None, {"type": "object", "properties": {"a": {"type": "string", "format": "date"}}})])
     assert schemas.fault("f", '{"a": "2024-02-29"}') is None

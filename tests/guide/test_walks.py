@@ -25,6 +25,7 @@ BYTES = LLTokenizer("byte")
 NAMES = ("a", "b", "ab", "c", "é")
 PATTERNS = ("^a", "b$", "^[ab]+$", "a|b$", "^(?!x).", r"\d", r"^\w{1,3}$", r"\bx", "^.{2}$")
 SCALARS = (None, True, False, 0, 1, -1, 2, 1.5, "", "a", "b", "ab", "abc", "x", "😀", "é", "2024-02-29", "1/2", '"\\\n')
+REFERENCES = {"#/$defs/x": "x", "#/$defs/y": "y", "#/$defs/a%20b": "a b", "#/$defs/": "", "#z": "z"}
 CHARACTERS = '{}[]:,"abcxé012-.eE \\/u0dtrfalsn😀'
 
 
@@ -36,8 +37,8 @@ class Made:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.schema = self._schema(2, root=True)
-        definitions = {"x": self._schema(1, refers=False), "y": self._schema(1, refers=False)}
-        self.schema["$defs"] = definitions
+        definitions = {name: self._schema(1, refers=False) for name in REFERENCES.values()}
+        self.schema["$defs"] = {**definitions, "z": {"$anchor": "z", "allOf": [definitions["z"]]}}
         self.valid = jsonschema_rs.validator_for(self.schema, validate_formats=True).is_valid
 
     def values(self, count: int) -> Iterator[dict[str, Any]]:
@@ -53,7 +54,9 @@ class Made:
         if not root and draw(0.05):
             return pick((True, True, {}, False))
         if not root and refers and draw(0.06):
-            return {"$ref": f"#/$defs/{pick('xy')}"}
+            return {"$ref": pick(tuple(REFERENCES))}
+        if not root and draw(0.04):
+            return {pick(("anyOf", "oneOf")): [{"const": one} for one in self.random.sample(SCALARS, 3)]}
         kinds = ["null", "boolean", "number", "integer", "string", "array", "object"]
         kinds = ["object"] if root else self.random.sample(kinds, pick((1, 1, 1, 2, 3)))
         made: dict[str, Any] = {"type": kinds} if root or draw(0.8) else {}
@@ -113,7 +116,7 @@ class Made:
         pick, draw = self.random.choice, self._draw
         for _ in range(3):
             if isinstance(schema, dict) and "$ref" in schema:
-                schema = self.schema["$defs"][schema["$ref"][-1]]
+                schema = self.schema["$defs"][REFERENCES[schema["$ref"]]]
         if not isinstance(schema, dict) or not depth:
             return pick(SCALARS)
         for keyword in ("anyOf", "oneOf", "allOf"):

@@ -8,15 +8,30 @@ from functools import reduce
 from itertools import islice
 
 from abruzzi.guide.examples import examples, names
-from abruzzi.guide.json_reader import JsonReader, common_prefix
-from abruzzi.guide.node import Option
-from abruzzi.guide.threads import Thread, may_come, may_end, may_go_on, names_left, names_needed
+from abruzzi.guide.json_reader import JsonReader
+from abruzzi.guide.strings import common_prefix
+from abruzzi.guide.threads import Thread, has_value, may_come, may_end, may_go_on, names_left, names_needed
 
+# Steps that the reader refuses, as the whole is asked in the end, before there is no way.
+_MAX_REFUSED = 50
+# The samples that the shortest is taken of.
+_SAMPLES = 4
 _OPENING = {"string": '"', "object": "{", "array": "[", "null": "null"}
 
 
 class Matcher(JsonReader):
     """A reader that knows how to go on. What it returns is not taken: feed it."""
+
+    _made = ""  # the step that was made last, until it is known what became of it
+    _refused = ""  # the last step, where the reader refused it
+    _refusals = 0
+
+    def recover(self) -> None:
+        if self._made and self.fault is not None and self._data == self._made:
+            self._refused = self._made
+            self._refusals += 1
+        self._made = ""
+        super().recover()
 
     def forced(self) -> str:
         """What every valid text goes on with from here, white space aside, as far as that is seen at once; "" where
@@ -37,15 +52,13 @@ class Matcher(JsonReader):
         return ""
 
     def _forced_characters(self) -> str:
-        lists = [words for _, words, _ in self._followed]
-        if any(words is None for words in lists):
+        strands = self._string.strands
+        ends = [word for strand in strands if strand.words is not None for word in strand.words.ends]
+        if not ends or any(strand.words is None for strand in strands):
             return ""
-        words = [word for words in lists for word in words or ()]
-        if not words:
-            return ""
-        common = reduce(common_prefix, words)
-        rest = json.dumps(common[self._string_length :], ensure_ascii=False)[1:-1]
-        return rest + ('"' if all(word == common for word in words) else "")
+        common = reduce(common_prefix, ends)
+        rest = json.dumps(common[self._string.length :], ensure_ascii=False)[1:-1]
+        return rest + ('"' if all(word == common for word in ends) else "")
 
     def _forced_member(self) -> str:
         container = self._stack[-1]
@@ -73,7 +86,11 @@ class Matcher(JsonReader):
         self._partial = ""
         while True:
             try:
-                return self._step()
+                step = self._step()
+                if step == self._refused or self._refusals > _MAX_REFUSED:
+                    raise LookupError(f"nothing was found that its schema allows (at {self._path()})")
+                self._made, self._refused = step, ""
+                return step
             except LookupError:
                 if not self._marks:
                     raise
@@ -81,7 +98,7 @@ class Matcher(JsonReader):
 
     def _step(self) -> str:
         reader = self._reader
-        if reader in (self._in_string, self._in_key, self._next_key) and self._marked:
+        if reader in (self._in_key, self._next_key) or (reader == self._in_string and self._marked):
             self._drop()
             reader = self._reader
         if reader == self._number:
@@ -95,28 +112,24 @@ class Matcher(JsonReader):
             return self._sample(self._threads)
         if reader == self._in_string:
             return self._forced_characters() or self._string_end()
-        if reader == self._in_key:
-            return self._forced_characters() or self._key_end()
-        if reader in (self._first_key, self._next_key, self._first_item, self._behind_value):
+        if reader in (self._first_key, self._first_item, self._behind_value):
             return self._step_in_container()
         return self.forced()
 
     def _step_in_container(self) -> str:
         """The container's end, or its next member's name or item."""
         container = self._stack[-1]
-        if self._reader != self._next_key and any(may_end(thread.option, container) for thread in container.threads):
+        if any(may_end(thread.option, container) for thread in container.threads):
             return "}" if container.is_object else "]"
         comma = ", " if self._reader == self._behind_value else ""
         if container.is_object:
             return f"{comma}{json.dumps(self._name(), ensure_ascii=False)}"
-        return f"{comma}{self._sample(self._item_threads())}"
+        return f"{comma}{self._sample(self._items()[0])}"
 
     def _sample(self, threads: Sequence[Thread]) -> str:
         """A short value."""
-        samples = []
-        for thread in threads[:4]:
-            node = _Single(thread)
-            samples += [json.dumps(value, ensure_ascii=False) for value in islice(examples(node), 1)]
+        found = (value for thread in threads for value in islice(examples(_Single(thread)), 1))
+        samples = [json.dumps(value, ensure_ascii=False) for value in islice(found, _SAMPLES)]
         if not samples:
             raise LookupError(f"no value was found that its schema allows (at {self._path()})")
         return min(samples, key=len)
@@ -126,34 +139,21 @@ class Matcher(JsonReader):
         container = self._stack[-1]
         for thread in container.threads:
             option = thread.option
-            for name in (*names_needed(option, container), *names(option)):
-                if self._may_be_chosen(option, name):
+            for name in names_needed(option, container) or names(option):
+                node = option.member(name)
+                if node is not None and may_come(option, container, name) and has_value(node):
                     return name
         raise LookupError(f"no member was found that may follow (at {self._path()})")
 
     def _string_end(self) -> str:
+        length = self._string.length
         ends = []
-        for thread, words, _ in self._followed:
-            if words is not None:
-                ends += [json.dumps(word[self._string_length :], ensure_ascii=False)[1:] for word in words]
+        for strand in self._string.strands:
+            if strand.words is not None:
+                ends.append(json.dumps(min(strand.words.left, key=len)[length:], ensure_ascii=False)[1:])
             else:
-                ends.append("." * (thread.option.length[0] - self._string_length) + '"')
+                ends.append("." * (strand.thread.option.length[0] - length) + '"')
         return min(ends, key=len)
-
-    def _may_be_chosen(self, option: Option, name: str) -> bool:
-        node = option.member(name)
-        if node is None or not may_come(option, self._stack[-1], name):
-            return False
-        return name in option.required or any(True for _ in examples(node))
-
-    def _key_end(self) -> str:
-        begun = "".join(self._string)
-        for thread, words, _ in self._followed:
-            known = words if words is not None else [*thread.option.known, begun, *(begun + c for c in "abcdefgh")]
-            for name in sorted(known, key=len) if words is not None else known:
-                if name.startswith(begun) and self._may_be_chosen(thread.option, name):
-                    return json.dumps(name[len(begun) :], ensure_ascii=False)[1:]
-        raise LookupError(f"no member was found that may follow (at {self._path()})")
 
 
 class _Single:

@@ -10,48 +10,51 @@ gives it `checks`: validators that are asked when the value is whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import jsonschema_rs
 
+from abruzzi.guide.bounds import LARGEST, Span, crossed, numbers_cross, span
+from abruzzi.guide.document import validator_of
+from abruzzi.guide.leaves import NUMBER_KEYWORDS, STRING_KEYWORDS, TextRule, common_values, is_checked_format
 from abruzzi.guide.parts import (
     KINDS,
     MAX_OPTIONS,
+    Home,
     Part,
     alternatives,
-    is_undecided,
     kept,
     key_of,
     kind_of,
+    list_of,
     mapping_of,
-    references,
 )
-from abruzzi.guide.pattern import Pattern, patterns_of
+from abruzzi.guide.pattern import patterns_of
 
-_STRING_KEYWORDS = ("minLength", "maxLength", "pattern", "format")
-_NUMBER_KEYWORDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-_OLD_DRAFTS = ("draft-03/", "draft-04/", "draft-06/", "draft-07/")
+_LEAST = ("minLength", "minItems", "minProperties")
 
 
-class Schema:
-    """A schema that values are read against: hands out its nodes. Raises ValueError for one that nothing satisfies."""
+class Unsatisfiable(ValueError):
+    """A schema that nothing satisfies; `path`: the innermost schema in it that can't be satisfied."""
+
+    def __init__(self, path: str, schema: Any) -> None:
+        asks_too_much = isinstance(schema, Mapping) and any(schema.get(key, 0) > LARGEST for key in _LEAST)
+        super().__init__(f"no object{' that a turn has room for' if asks_too_much else ''} satisfies it")
+        self.path = path
+
+
+class Schema(Home):
+    """A schema that values are read against: hands out its nodes. Raises Unsatisfiable."""
 
     def __init__(self, schema: Mapping[str, Any] | bool) -> None:
-        self.root = schema
-        self.expansions = 0
-        self.draft = schema.get("$schema") if isinstance(schema, Mapping) else None
-        self.is_old = isinstance(self.draft, str) and any(draft in self.draft for draft in _OLD_DRAFTS)
+        super().__init__(schema)
         self._nodes: dict[tuple[int, ...], Node] = {}
-        self._validators: dict[int, tuple[Any, jsonschema_rs.Validator]] = {}  # with the schema, whose id stays its own
-        # A validator of a part needs the definitions that the part refers to; other references only the root resolves.
-        self.checks_parts = all(ref.startswith(("#/$defs/", "#/definitions/")) for ref in references(schema))
-        held = not self.checks_parts and is_undecided(schema)
-        self.arguments = self.node((schema, {"type": "object"}), (schema,) if held else ())
+        # Where references are left to the validator, it is asked about the whole before any of it goes out.
+        self.arguments = self.node((self.root, {"type": "object"}), () if self.is_whole else (self.root,))
         if not self.arguments.options:
-            raise ValueError("no object satisfies it")
+            raise Unsatisfiable(*self._culprit())
 
     def node(self, schemas: tuple[Any, ...], checked: tuple[Any, ...] = ()) -> Node:
         """What satisfies all of these schemas, which are parts of this one."""
@@ -61,19 +64,22 @@ class Schema:
             node = self._nodes[key] = Node(self, schemas, checked)
         return node
 
-    def validator(self, schema: Any) -> jsonschema_rs.Validator:
-        """A validator of one of its parts."""
-        found = self._validators.get(id(schema))
-        if found is None:
-            whole = self.leaf(schema)
-            if isinstance(self.root, Mapping) and schema is not self.root:
-                whole |= {key: self.root[key] for key in ("$defs", "definitions") if key in self.root}
-            found = self._validators[id(schema)] = schema, jsonschema_rs.validator_for(whole, validate_formats=True)
-        return found[1]
-
-    def leaf(self, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """The schema in the draft of the whole."""
-        return {"$schema": self.draft, **schema} if isinstance(self.draft, str) else dict(schema)
+    def _culprit(self) -> tuple[str, Any]:
+        """The path and the schema of the innermost member or item that must be there and can't be."""
+        path, schema = "", self.root
+        while isinstance(schema, Mapping):
+            needed = [
+                (f".properties.{name}", one)
+                for name, one in mapping_of(schema, "properties").items()
+                if name in list_of(schema, "required")
+            ]
+            if schema.get("minItems", 0) > 0 and "items" in schema:
+                needed.append((".items", schema["items"]))
+            void = [(step, one) for step, one in needed if not self.node((one,)).options]
+            if not void:
+                break
+            path, schema = path + void[0][0], void[0][1]
+        return path, schema
 
 
 class Node:
@@ -86,15 +92,16 @@ class Node:
         options: list[list[Part]] = [[]]
         for one in schemas:
             found, sure = alternatives(one, schema, ())
-            if not sure and schema.checks_parts:
+            if not sure and schema.is_whole:
                 unsure.append(one)
             if len(options) * len(found) > MAX_OPTIONS:
                 found = [[Part({}, schema)]]
-                if schema.checks_parts:
+                if schema.is_whole:
                     unsure.append(one)
             options = [[*option, *alternative] for option in options for alternative in found]
         self._all = [made for option in options if (made := Option(option, schema)).own_kinds]
-        self._is_filled = False
+        self.has_value: bool | None = None  # whether one is known; set by who looks for one
+        self.is_filled: bool | None = None  # whether any value can be this; not known before it is asked for
         self.checks = tuple(schema.validator(one) for one in unsure)
 
     @cached_property
@@ -102,15 +109,40 @@ class Node:
         """What it may be, without options that no value can be."""
         return [option for option in self._all if option.kinds]
 
-    def is_void(self, above: frozenset[int]) -> bool:
-        """Whether no value can be this, as far as that is seen without looking at `checks`."""
-        if self._is_filled:
-            return False
-        if id(self) in above:
-            return True  # a value that would have to hold itself
-        above |= {id(self)}
-        self._is_filled = any(not option.is_void(kind, above) for option in self._all for kind in option.own_kinds)
-        return not self._is_filled
+    @cached_property
+    def ways(self) -> Sequence[Sequence[Node]]:
+        """What else must be filled for this to be, in each of its ways."""
+        needs = (option.needs(kind) for option in self._all for kind in option.own_kinds)
+        return [one for one in needs if one is not None]
+
+
+def fill(nodes: Iterable[Node]) -> None:
+    """Find out of nodes, and of all that they need, whether any value can be them, as far as that is seen without
+    looking at `checks`. What would have to hold itself can't be.
+    """
+    pending = [node for node in nodes if node.is_filled is None]
+    found: dict[Node, None] = {}
+    while pending:
+        node = pending.pop()
+        if node.is_filled is None and node not in found:
+            if not all(node.ways):
+                node.is_filled = True
+            else:
+                found[node] = None
+                pending += (needed for way in node.ways for needed in way)
+    unfilled = list(reversed(found))
+    while True:
+        left = []
+        for node in unfilled:
+            if any(all(needed.is_filled for needed in way) for way in node.ways):
+                node.is_filled = True
+            else:
+                left.append(node)
+        if len(left) == len(unfilled):
+            break
+        unfilled = left
+    for node in unfilled:
+        node.is_filled = False
 
 
 class Option:
@@ -120,59 +152,67 @@ class Option:
         self._home = home
         self._members: dict[str, Node | None] = {}
         self._items: dict[int, Node | None] = {}
+        self._follows: dict[str, frozenset[str]] = {}
         self.parts = parts
         kinds = KINDS
         for part in parts:
             kinds &= part.kinds
-        self.values = _common_values([part.values for part in parts if part.values is not None], kinds, home, parts)
+        self.values = common_values([part.values for part in parts if part.values is not None], kinds, home, parts)
         if self.values is not None:
             kinds &= {kind_of(value) for value in self.values}
+            self._keys = frozenset(map(key_of, self.values))
         self.own_kinds = frozenset(kind for kind in kinds if not self._contradicts(kind))
+
+    @property
+    def home(self) -> Schema:
+        """The schema that it is a part of."""
+        return self._home
 
     @cached_property
     def kinds(self) -> frozenset[str]:
         """The kinds of values that it may be."""
-        return frozenset(kind for kind in self.own_kinds if not self.is_void(kind, frozenset()))
+        return frozenset(kind for kind in self.own_kinds if self._is_filled(kind))
 
     # Strings and numbers
 
     @cached_property
     def words(self) -> list[str] | None:
-        """The strings that it may be, where they are listed."""
-        return None if self.values is None else [value for value in self.values if isinstance(value, str)]
+        """The strings that it may be, sorted, where they are listed."""
+        return None if self.values is None else sorted({value for value in self.values if isinstance(value, str)})
 
     @cached_property
-    def length(self) -> tuple[int, int | None]:
+    def length(self) -> Span:
         """The least and the greatest length of a string, in characters."""
-        return _bounds(self.parts, "minLength", "maxLength")
+        return span(self.parts, "minLength", "maxLength")
 
     @cached_property
     def text(self) -> TextRule | None:
         """What a string must be beyond its length, if anything."""
-        rules = [r for part in self.parts if (r := kept(part.schema, _STRING_KEYWORDS[2:]))]
-        rules = [rule for rule in rules if "pattern" in rule or _is_checked_format(rule["format"])]
+        rules = [r for part in self.parts if (r := kept(part.schema, STRING_KEYWORDS[2:]))]
+        rules = [rule for rule in rules if "pattern" in rule or is_checked_format(rule["format"])]
         if not rules or self.words is not None:
             return None
-        whole = [self._home.leaf({"type": "string", **kept(part.schema, _STRING_KEYWORDS)}) for part in self.parts]
-        patterns = [one for rule in rules for one in patterns_of(rule.get("pattern"), rule.get("format"))]
-        return TextRule(patterns, [jsonschema_rs.validator_for(one, validate_formats=True) for one in whole])
+        whole = [self._home.leaf({"type": "string", **kept(part.schema, STRING_KEYWORDS)}) for part in self.parts]
+        draft = self._home.draft
+        patterns = [one for rule in rules for one in patterns_of(rule.get("pattern"), rule.get("format"), draft)]
+        return TextRule(patterns, [validator_of(one) for one in whole])
 
     @cached_property
     def number(self) -> Sequence[jsonschema_rs.Validator]:
         """What a number must be."""
         rules = []
         for part in self.parts:
-            rule = kept(part.schema, _NUMBER_KEYWORDS)
+            rule = kept(part.schema, NUMBER_KEYWORDS)
             if rule or part.integer:
                 rule["type"] = "integer" if part.integer else "number"
-                rules.append(jsonschema_rs.validator_for(self._home.leaf(rule)))
+                rules.append(validator_of(self._home.leaf(rule)))
         return rules
 
     def takes_scalar(self, value: Any) -> bool:
         """Whether it may be this number, boolean or null."""
         if kind_of(value) not in self.kinds:
             return False
-        if self.values is not None and all(key_of(value) != key_of(one) for one in self.values):
+        if self.values is not None and key_of(value) not in self._keys:
             return False
         if kind_of(value) != "number":
             return True
@@ -196,8 +236,12 @@ class Option:
         return None if listed is None else tuple(name for name in listed if self.member(name) is not None)
 
     @cached_property
+    def sorted_names(self) -> Sequence[str] | None:
+        return None if self.names is None else sorted(self.names)
+
+    @cached_property
     def _listed(self) -> Sequence[str] | None:
-        lists = [names for part in self.parts if (names := part.listed) is not None]
+        lists = [dict.fromkeys(names) for part in self.parts if (names := part.listed) is not None]
         return [name for name in lists[0] if all(name in names for names in lists)] if lists else None
 
     @cached_property
@@ -225,9 +269,9 @@ class Option:
         return all(part.takes_any_name for part in self.parts) and self._takes_others
 
     @cached_property
-    def size(self) -> tuple[int, int | None]:
+    def size(self) -> Span:
         """The least and the greatest number of members."""
-        return _bounds(self.parts, "minProperties", "maxProperties")
+        return span(self.parts, "minProperties", "maxProperties")
 
     @cached_property
     def dependents(self) -> Mapping[str, frozenset[str]]:
@@ -238,6 +282,23 @@ class Option:
                 if isinstance(needed, list):
                     found[name] = found.get(name, frozenset()) | frozenset(needed)
         return found
+
+    def follows(self, name: str) -> frozenset[str]:
+        """The members that must be there when this one is, by way of others, too."""
+        found = self._follows.get(name)
+        if found is None:
+            reached = {name: None}
+            for one in (pending := [name]):
+                new = [other for other in self.dependents.get(one, ()) if other not in reached]
+                reached |= dict.fromkeys(new)
+                pending += new
+            found = self._follows[name] = frozenset(pending[1:])
+        return found
+
+    @cached_property
+    def needed(self) -> frozenset[str]:
+        """The members that must be there in any case."""
+        return self.required.union(*map(self.follows, self.required)) if self.dependents else self.required
 
     def member(self, name: str) -> Node | None:
         """What the member of this name may be, None where there may be none."""
@@ -253,9 +314,9 @@ class Option:
     # Arrays
 
     @cached_property
-    def count(self) -> tuple[int, int | None]:
+    def count(self) -> Span:
         """The least and the greatest number of items."""
-        least, most = _bounds(self.parts, "minItems", "maxItems")
+        least, most = span(self.parts, "minItems", "maxItems")
         for index in range(self._prefix + 1):
             if most is not None and index >= most:
                 break
@@ -292,93 +353,40 @@ class Option:
     def _contradicts(self, kind: str) -> bool:
         """Whether its own bounds leave no value of the kind."""
         if kind == "string" and self.words is None:
-            return _crossed(_bounds(self.parts, "minLength", "maxLength"))
+            return crossed(span(self.parts, "minLength", "maxLength"))
         if kind == "object":
             names = any(name in part.required and one is False for part in self.parts for name, one in self._false())
-            return names or _crossed(_bounds(self.parts, "minProperties", "maxProperties"))
+            return names or crossed(span(self.parts, "minProperties", "maxProperties"))
         if kind == "array":
-            return _crossed(_bounds(self.parts, "minItems", "maxItems"))
-        return kind == "number" and self.values is None and _numbers_cross(self.parts)
+            return crossed(span(self.parts, "minItems", "maxItems"))
+        return kind == "number" and self.values is None and numbers_cross(self.parts)
 
     def _false(self) -> Iterator[tuple[str, Any]]:
         for part in self.parts:
             yield from ((name, one) for name, one in part.properties.items() if one is False)
 
-    def is_void(self, kind: str, above: frozenset[int]) -> bool:
-        """Whether it can be no value of the kind."""
+    def needs(self, kind: str) -> Sequence[Node] | None:
+        """The members or items that a value of the kind must have; None where it can't have them."""
         needed: list[Node | None] = []
         if kind == "object":
-            needed = [self._member(name) for name in self.required]
-            if (least := self.size[0]) and self._listed is not None:
-                void = sum(self._member(name) is not None for name in self._listed) < least
-                needed += [None] if void else []
+            least, most = self.size
+            if most is not None and len(self.needed) > most:
+                return None
+            if (
+                least
+                and self._listed is not None
+                and sum(self._member(one) is not None for one in self._listed) < least
+            ):
+                return None
+            needed = [self._member(name) for name in self.needed]
         elif kind == "array":
-            least = _bounds(self.parts, "minItems", "maxItems")[0]
+            least = span(self.parts, "minItems", "maxItems")[0]
             needed = [self._item(index) for index in range(min(least, self._prefix + 1))]
-        return any(node is None or node.is_void(above) for node in needed)
+        found = [node for node in needed if node is not None]
+        return found if len(found) == len(needed) else None
 
-
-@dataclass(frozen=True, slots=True)
-class TextRule:
-    """What a string must be: `patterns` that its beginnings can be followed through, `validators` for the whole."""
-
-    patterns: Sequence[Pattern]
-    validators: Sequence[jsonschema_rs.Validator]
-
-    def accepts(self, text: str) -> bool:
-        return all(validator.is_valid(text) for validator in self.validators)
-
-
-def _common_values(
-    listed: Sequence[Sequence[Any]], kinds: frozenset[str], home: Schema, parts: Sequence[Part]
-) -> list[Any] | None:
-    """The values that stand in every list, are of the kinds, and that what else the parts say allows."""
-    if not listed:
-        return None
-    keys = [{key_of(value) for value in values} for values in listed]
-    rules = [
-        jsonschema_rs.validator_for(home.leaf(rule), validate_formats=True)
-        for part in parts
-        if (rule := kept(part.schema, ("type", *_STRING_KEYWORDS, *_NUMBER_KEYWORDS)))
-    ]
-    return [
-        value
-        for value in listed[0]
-        if kind_of(value) in kinds
-        and all(key_of(value) in one for one in keys)
-        and all(rule.is_valid(value) for rule in rules)
-        and (not isinstance(value, list | Mapping) or _allowed(value, home, parts))
-    ]
-
-
-def _allowed(value: Any, home: Schema, parts: Sequence[Part]) -> bool:
-    """Whether an object or array is what the parts say, where they can be asked."""
-    return not home.checks_parts or all(home.validator(part.schema).is_valid(value) for part in parts)
-
-
-def _bounds(parts: Sequence[Part], least: str, most: str) -> tuple[int, int | None]:
-    low = [part.schema[least] for part in parts if isinstance(part.schema.get(least), int | float)]
-    high = [part.schema[most] for part in parts if isinstance(part.schema.get(most), int | float)]
-    return int(max(low, default=0)), int(min(high)) if high else None
-
-
-def _crossed(bounds: tuple[int, int | None]) -> bool:
-    return bounds[1] is not None and bounds[0] > bounds[1]
-
-
-def _numbers_cross(parts: Sequence[Part]) -> bool:
-    low = [part.schema[key] for part in parts for key in ("minimum", "exclusiveMinimum") if _is_number(part, key)]
-    high = [part.schema[key] for part in parts for key in ("maximum", "exclusiveMaximum") if _is_number(part, key)]
-    return bool(low and high) and max(low) > min(high)
-
-
-def _is_number(part: Part, key: str) -> bool:
-    value = part.schema.get(key)
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-@lru_cache(maxsize=256)
-def _is_checked_format(name: Any) -> bool:
-    """Whether the validator knows the format: it lets everything pass for any other."""
-    rule = jsonschema_rs.validator_for({"format": name}, validate_formats=True)
-    return not all(rule.is_valid(text) for text in ("\x00 {}<>:%zz[\\", "~", "-.-", "("))
+    def _is_filled(self, kind: str) -> bool:
+        needed = self.needs(kind)
+        if needed:
+            fill(needed)
+        return needed is not None and all(node.is_filled for node in needed)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations, product
-from typing import Any, Protocol
+from typing import Any
 
 import jsonschema_rs
 
-from abruzzi.protocol.references import resolve
+from abruzzi.guide.document import Document, validator_of
 
 KINDS = frozenset(("null", "boolean", "number", "string", "array", "object"))
 # Decided only when the value is whole.
@@ -27,28 +27,23 @@ _UNDECIDED = frozenset(
         "$recursiveRef",
     )
 )
-# Keywords that hold data, not schemas.
-_DATA = frozenset(("const", "enum", "default", "example", "examples", "required", "description", "title"))
-# Keywords under which schemas stand by names, which may be those of keywords.
-_NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
 # Schemas that are looked at for one node. What has more, as diamonds of references do, is checked when whole.
 _MAX_EXPANSIONS = 3_000
+# Schemas in each other that speak of the same value; what has more, as chains of references do, is checked when whole.
+_MAX_NESTED = 50
 # Combinations of alternatives that are followed at once; what has more is read as anything and checked when whole.
 MAX_OPTIONS = 64
+# What says nothing of a value.
+_ANNOTATIONS = frozenset(
+    ("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment")
+)
 
 
-class Home(Protocol):
+class Home(Document):
     """The whole schema that a part belongs to."""
 
-    @property
-    def root(self) -> Mapping[str, Any] | bool: ...
-    @property
-    def is_old(self) -> bool: ...
-
-    expansions: int
+    expansions = 0
     """Schemas that were looked at for the node that is being made."""
-
-    def validator(self, schema: Any) -> jsonschema_rs.Validator: ...
 
 
 class Part:
@@ -91,10 +86,7 @@ class Part:
         return found or [self.others]
 
     def _may_be_called(self, name: str) -> bool:
-        names = self._names
-        if not isinstance(names, Mapping):
-            return bool(names)
-        return bool(self._home.validator(names).is_valid(name)) if not refers(names) else True
+        return bool(self._home.validator(self._names).is_valid(name)) if self._home.is_whole else True
 
     @property
     def takes_any_name(self) -> bool:
@@ -141,18 +133,18 @@ def alternatives(schema: Any, home: Home, above: tuple[int, ...]) -> tuple[list[
     if not isinstance(schema, Mapping):
         return ([] if schema is False else [[]]), True
     if id(schema) in above:
-        return [], True  # by way of itself nothing more can be satisfied
+        return [[]], False  # by way of itself: no draft says what that means, and the validator lets it pass
     if schema.get("not", False) in (True, {}):
         return [], True
     home.expansions += 1
-    if home.expansions > _MAX_EXPANSIONS:
+    if home.expansions > _MAX_EXPANSIONS or len(above) > _MAX_NESTED:
         return [[]], False
     above = (*above, id(schema))
     reference = schema.get("$ref")
     groups: list[list[list[Part]]] = []
     sure = True
     if isinstance(reference, str):
-        target = resolve(reference, home.root) if reference.startswith("#") else None
+        target = home.resolve(reference)
         if target is None:
             sure = False  # somewhere that only the validator knows
         else:
@@ -166,28 +158,61 @@ def alternatives(schema: Any, home: Home, above: tuple[int, ...]) -> tuple[list[
         groups.append(found)
         sure &= exact
     for keyword in ("anyOf", "oneOf"):
-        members = list_of(schema, keyword)
-        if members:
-            several = [alternatives(one, home, above) for one in members]
-            sure &= all(exact for _, exact in several)
-            sure &= keyword == "anyOf" or _are_disjoint([found for found, _ in several])
-            groups.append([alternative for found, _ in several for alternative in found])
+        if members := list_of(schema, keyword):
+            found, exact = _choice(members, home, above, one_only=keyword == "oneOf")
+            groups.append(found)
+            sure &= exact
     if "if" in schema and ("then" in schema or "else" in schema):
         # For whoever looks for an example: what fits `if` and `then`, or `else`.
-        holds, _ = alternatives({"allOf": [schema["if"], schema.get("then", True)]}, home, above)
+        begun, _ = alternatives(schema["if"], home, above)
+        holds, _ = alternatives(schema.get("then", True), home, above)
         fails, _ = alternatives(schema.get("else", True), home, above)
-        groups.append([*fails, *holds])
+        groups.append([*fails, *([*one, *other] for one in begun for other in holds)])
     sure &= not any(_speaks(schema, keyword) for keyword in _UNDECIDED)
     part = Part(schema, home)
     sure &= part.values is None or not any(isinstance(value, list | Mapping) for value in part.values)
-    if part._names is not None and refers(part._names):
-        sure = False
+    sure &= part._names is None or home.is_whole
     total = 1
     for group in groups:
         total *= len(group)
     if total > MAX_OPTIONS:
         return [[part]], False
     return [_together(part, chosen) for chosen in product(*groups)], sure
+
+
+def _choice(
+    members: Sequence[Any], home: Home, above: tuple[int, ...], *, one_only: bool
+) -> tuple[list[list[Part]], bool]:
+    """The alternatives of an `anyOf`, or of a `oneOf`."""
+    listed = _listed(members)
+    if listed is not None and (not one_only or len(set(map(key_of, listed))) == len(listed)):
+        return [[Part({"enum": listed}, home)]], True
+    if (
+        one_only
+        and sum(one is True or (isinstance(one, Mapping) and not one.keys() - _ANNOTATIONS) for one in members) > 1
+    ):
+        return [], True  # whatever the value, two of them hold
+    several = [alternatives(one, home, above) for one in members]
+    found = [alternative for found, _ in several for alternative in found]
+    sure = all(exact for _, exact in several)
+    if one_only and sure and len(found) <= MAX_OPTIONS:
+        sure = _are_disjoint([found for found, _ in several])
+    elif one_only:
+        sure = False
+    return found, sure
+
+
+def _listed(members: Sequence[Any]) -> list[Any] | None:
+    """The values that may be, where each schema is of a single one that is no object or array."""
+    values = []
+    for one in members:
+        if not isinstance(one, Mapping) or "const" not in one or one.keys() - _ANNOTATIONS - {"const", "type"}:
+            return None
+        value = one["const"]
+        if isinstance(value, list | Mapping) or one.get("type", kind_of(value)) != kind_of(value):
+            return None
+        values.append(value)
+    return values
 
 
 def _together(part: Part, chosen: Sequence[list[Part]]) -> list[Part]:
@@ -208,46 +233,6 @@ def _speaks(schema: Mapping[str, Any], keyword: str) -> bool:
     if keyword in ("not", "contains"):
         return keyword == "contains" or value is not False
     return value is not True and value != {}
-
-
-def is_undecided(node: Any) -> bool:
-    """Whether there is anything in a schema that can't be decided while a value is read."""
-    if isinstance(node, Mapping):
-        if any(_speaks(node, keyword) for keyword in _UNDECIDED | {"oneOf"}):
-            return True
-        if any(isinstance(one, list | Mapping) for one in (*list_of(node, "enum"), node.get("const"))):
-            return True
-        if isinstance(node.get("$ref"), str) and not node["$ref"].startswith("#"):
-            return True
-        return any(map(is_undecided, _inside(node)))
-    return isinstance(node, list) and any(map(is_undecided, node))
-
-
-def _inside(schema: Mapping[str, Any]) -> Iterator[Any]:
-    """What may be schemas, or hold some: under keywords, and under names of any kind."""
-    for key, one in schema.items():
-        if key in _NAMED and isinstance(one, Mapping):
-            yield from one.values()
-        elif key not in _DATA:
-            yield one
-
-
-def references(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        for key in ("$ref", "$dynamicRef", "$recursiveRef"):
-            if isinstance(node.get(key), str):
-                yield node[key]
-        if isinstance(node.get("$id"), str) or "$anchor" in node or "$dynamicAnchor" in node:
-            yield "$id"
-        for one in _inside(node):
-            yield from references(one)
-    elif isinstance(node, list):
-        for one in node:
-            yield from references(one)
-
-
-def refers(node: Any) -> bool:
-    return any(True for _ in references(node))
 
 
 def _are_disjoint(groups: Sequence[list[list[Part]]]) -> bool:
@@ -294,7 +279,7 @@ def kept(schema: Mapping[str, Any], keywords: Sequence[str]) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _pattern_validator(pattern: str) -> jsonschema_rs.Validator:
-    return jsonschema_rs.validator_for({"pattern": pattern})
+    return validator_of({"pattern": pattern})
 
 
 def searches(pattern: str, text: str) -> bool:

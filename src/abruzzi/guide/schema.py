@@ -11,8 +11,9 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 
+from abruzzi.guide.document import validator_of
 from abruzzi.guide.matcher import Matcher
-from abruzzi.guide.node import Schema
+from abruzzi.guide.node import Schema, Unsatisfiable
 from abruzzi.guide.strict import check_strict
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Tool
@@ -26,9 +27,9 @@ class Arguments:
     """What the arguments of a tool may be. Made by `compile`."""
 
     def __init__(self, schema: Mapping[str, Any], validator: jsonschema_rs.Validator) -> None:
-        """Raises ValueError for a schema that no object satisfies."""
+        """Raises ValueError for a schema that can't be used: Unsatisfiable for one that no object satisfies."""
         self._validator = validator
-        self._schema = Schema(schema)
+        self._schema = Schema(_of_its_draft(schema))
 
     def fault(self, text: str) -> str | None:
         """What is wrong with these arguments, and where, or None when they are what the schema asks for."""
@@ -99,7 +100,9 @@ def compile(schema: Mapping[str, Any] | None, *, name: str = "the tool", where: 
     except _Unfit as error:
         path, message = error.args
         raise RequestError(f"the schema of {name!r} {message}", where + path) from None
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise RequestError(f"the schema of {name!r} is nested too deep to be read", where) from None
+    except (TypeError, ValueError) as error:
         raise RequestError(f"the schema of {name!r} is no JSON: {str(error)[:_SHOWN]}", where) from None
 
 
@@ -126,7 +129,8 @@ def _compiled(text: bytes) -> Arguments:
     try:
         return Arguments(schema, validator)
     except ValueError as error:
-        raise _Unfit("", f"can't be used: {str(error)[:_SHOWN]}") from None
+        path = error.path if isinstance(error, Unsatisfiable) else ""
+        raise _Unfit(path, f"can't be used: {error}") from None
 
 
 def arguments_schema(tool: Tool) -> Mapping[str, Any]:
@@ -186,12 +190,12 @@ def _changed(schema: Mapping[str, Any], change: Callable[[Mapping[str, Any]], An
     return changed
 
 
-_DATA = frozenset(("const", "default", "enum", "example", "examples"))
+_DATA = frozenset(("const", "default", "enum", "example", "examples", "dependentRequired", "$vocabulary"))
 _DEFINITIONS = frozenset(("$defs", "definitions"))
 _MEMBERS = frozenset(("properties", "patternProperties", "additionalProperties"))
 _CHOICES = frozenset(("allOf", "anyOf", "oneOf"))
 # Keywords under which schemas have names, and those under which they speak of another value than the schema around.
-_NAMED = _DEFINITIONS | {"properties", "patternProperties", "dependentSchemas"}
+_NAMED = _DEFINITIONS | {"properties", "patternProperties", "dependentSchemas", "dependencies"}
 _ELSEWHERE = _MEMBERS | {"items", "prefixItems"}
 # Keywords whose schemas speak of the same value, beside those of allOf.
 _BESIDE = frozenset(("$ref", "anyOf", "oneOf", "if", "dependentSchemas"))
@@ -205,6 +209,13 @@ _OPEN = _BESIDE | {
 }
 # Drafts that are known; any other `$schema` is somebody's own, and is not looked up.
 _DRAFTS = ("draft-04/", "draft-06/", "draft-07/", "draft/2019-09/", "draft/2020-12/")
+# Keywords that a guard would follow, and the drafts that don't have them.
+_LATER = (
+    (("const", "propertyNames", "contains"), _DRAFTS[:1]),
+    (("if", "then", "else"), _DRAFTS[:2]),
+    (("dependentRequired", "dependentSchemas", "unevaluatedProperties", "unevaluatedItems"), _DRAFTS[:3]),
+    (("prefixItems",), _DRAFTS[:4]),
+)
 
 
 def _validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
@@ -213,11 +224,14 @@ def _validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
         raise _Unfit(".type", f"is not that of an object: expected type object, got {kinds!r}")
     try:
         jsonschema_rs.meta.validate(schema)
-        return jsonschema_rs.validator_for(schema, validate_formats=True, retriever=_no_retrieval)
+        return validator_of(schema, retriever=_no_retrieval)
     except jsonschema_rs.ValidationError as error:
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
-        raise _Unfit(path, f"is no JSON Schema: {error.message[:_SHOWN]}") from None
-    except (ValueError, RecursionError, jsonschema_rs.ReferencingError) as error:
+        message = error.message[:_SHOWN]
+        if message.endswith('is not a "regex"'):
+            message = message.removesuffix('is not a "regex"') + "is no regular expression, or one too large to be used"
+        raise _Unfit(path, f"is no JSON Schema: {message}") from None
+    except (ValueError, jsonschema_rs.ReferencingError) as error:
         raise _Unfit("", f"can't be used: {str(error)[:_SHOWN]}") from None
 
 
@@ -230,6 +244,18 @@ def _readable(schema: Mapping[str, Any]) -> dict[str, Any]:
     if not (isinstance(draft, str) and "//json-schema.org/" in draft and any(known in draft for known in _DRAFTS)):
         kept.pop("$schema", None)
     return _changed(kept, _readable)
+
+
+def _of_its_draft(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema without what its draft doesn't have, which the validator doesn't heed."""
+    draft = schema.get("$schema", "")
+    unknown = frozenset(one for keywords, drafts in _LATER if any(old in draft for old in drafts) for one in keywords)
+    return _spoken(schema, unknown) if unknown else schema
+
+
+def _spoken(schema: Mapping[str, Any], unknown: frozenset[str]) -> dict[str, Any]:
+    known = {key: value for key, value in schema.items() if key not in unknown}
+    return _changed(known, lambda one: _spoken(one, unknown))
 
 
 def _no_retrieval(uri: str) -> Any:

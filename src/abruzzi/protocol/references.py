@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
 from typing import Any
@@ -10,17 +11,28 @@ from typing import Any
 _MAX_ALTERNATIVES = 256
 _MAX_DEPTH = 8
 _COMBINING = frozenset(("$ref", "allOf", "anyOf", "oneOf", "const"))
+_ESCAPE = re.compile(rb"%([0-9a-fA-F]{2})")
 
 
 def resolve(reference: str, root: Any) -> Any:
-    """What a `$ref` of the form `#/a/0` points at (a JSON Pointer, RFC 6901), or None where it leads nowhere."""
-    node = root
-    for step in reference.removeprefix("#").strip("/").split("/"):
+    """What a `$ref` of the form `#/a/0` points at (a JSON Pointer, RFC 6901, which may have percent-escapes), or None
+    where it leads nowhere.
+    """
+    first, *steps = _unescaped(reference.removeprefix("#")).split("/")
+    node = None if first else root
+    for step in steps:
         if isinstance(node, list):
             node = node[int(step)] if step.isdecimal() and int(step) < len(node) else None
-        elif step:
+        else:
             node = node.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(node, Mapping) else None
     return node
+
+
+def _unescaped(fragment: str) -> str:
+    if "%" not in fragment:
+        return fragment
+    unescaped = _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), fragment.encode())
+    return unescaped.decode(errors="replace")
 
 
 def alternatives(schema: Any, root: Any) -> list[dict[str, Any]]:
