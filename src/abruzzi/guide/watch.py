@@ -6,13 +6,13 @@ are followed character by character. What is let through is never taken back.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from abruzzi.guide.anew import Anew
+from abruzzi.guide.draft import Draft
 from abruzzi.guide.endless import Length
-from abruzzi.guide.json_reader import common_prefix
+from abruzzi.guide.heads import PREFIX, is_near, meant_by
 from abruzzi.guide.matcher import Matcher
 from abruzzi.guide.schema import Arguments, Schemas
 from abruzzi.guide.spelling import Spelling, spelling_of
@@ -36,30 +36,14 @@ from abruzzi.protocol.variants import Variant
 _MAX_SILENCE = 2_000
 # More calls than a turn of any model has.
 _MAX_CALLS = 128
-PREFIX = "functions."
-_NAME_END = re.compile(r"[:(<{\s]")
-
-
-class Draft:
-    """What we wrote behind the engine's text: it goes out when the engine goes on from there, and else never was."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.before: tuple[Spelling, int, int] | None = None
-        """The spelling, the calls and how many events there were before a call that only we have begun."""
-
-    def take(self) -> list[Event]:
-        """All of it goes out."""
-        events, self.events, self.before = self.events, [], None
-        return events
 
 
 class Watch:
     """Reads one turn. `feed` and `close` take what the engine writes and return the events that may go out.
 
     `tools`: those that may be called. `must_call`: a call has to come, and no content. `one_call`: the turn is over
-    with its first call. `by_id`: the pieces were made of token ids, so that only a `Control` is a marker. `answer`: what
-    the content has to be, if it may not be any text; what is said otherwise before a call is left out then.
+    with its first call. `by_id`: the pieces were made of token ids, so that only a `Control` is a marker. `answer`:
+    what the content has to be, if it may not be any text; what is said otherwise before a call is left out then.
     """
 
     def __init__(
@@ -385,21 +369,7 @@ class Watch:
             self.problems.append(self.broken)
             self.broken, self.over = None, True
         elif self._tools and (self.in_call or self._must_call or self._answer is None):
-            written = self._parser.header.strip().removeprefix(PREFIX)
-            written = "" if PREFIX.startswith(written) else written
-            head = self._begun_name(written) or self._head or ""
+            meant = meant_by(self._parser.header, self._tools) or self._head or ""
             # Where no call has to come, another tool than the one that was written is not the model's choice.
             must_be = self._must_call and not self.calls
-            is_meant = must_be or not written or _is_near(head, written)
-            self._head = head if is_meant or written.startswith(tuple(tool.name for tool in self._tools)) else None
-
-    def _begun_name(self, header: str) -> str:
-        """The tool's name that a damaged head holds, or as much of it as one begins with."""
-        if whole := [tool.name for tool in self._tools if len(tool.name) > 2 and tool.name in header]:
-            return max(whole, key=len)
-        return max((common_prefix(tool.name, header) for tool in self._tools), key=len, default="")
-
-
-def _is_near(head: str, written: str) -> bool:
-    """Whether a good part of the tool's name was written."""
-    return len(head) > 2 and 3 * len(head) >= len(_NAME_END.split(written, 1)[0])
+            self._head = meant if must_be or is_near(meant, self._parser.header, self._tools) else None
