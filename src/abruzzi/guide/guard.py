@@ -16,8 +16,8 @@ from typing import Any
 
 from abruzzi.guide.anew import Anew
 from abruzzi.guide.endless import Length
-from abruzzi.guide.json_reader import common_prefix
 from abruzzi.guide.matcher import Matcher
+from abruzzi.guide.strings import common_prefix
 from abruzzi.guide.watch import Watch
 from abruzzi.protocol.errors import OutputError
 from abruzzi.protocol.events import Event

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from abruzzi.guide.json_reader import common_prefix
+from abruzzi.guide.strings import common_prefix
 from abruzzi.protocol.messages import Tool
 
 PREFIX = "functions."

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from abruzzi.guide.node import Schema
-from abruzzi.guide.strings import Strand, StringReader, Words, common_prefix, plain, scan
+from abruzzi.guide.strings import Strand, StringReader, Words, plain, scan
 from abruzzi.guide.text_reader import MAX_SPACE, SHOWN, TextReader, space
 from abruzzi.guide.threads import (
     Container,
@@ -32,8 +32,6 @@ from abruzzi.guide.threads import (
     names_needed,
     threads_of,
 )
-
-__all__ = ["JsonReader", "common_prefix"]
 
 _number_run = re.compile(r"[0-9eE.+-]*").match
 _number_begun = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.(?:[0-9]+(?:[eE][+-]?[0-9]*)?)?|[eE][+-]?[0-9]*)?)?").match

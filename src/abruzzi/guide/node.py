@@ -324,12 +324,6 @@ class Option:
                 return least, index
         return least, most
 
-    @cached_property
-    def contained(self) -> Sequence[Node]:
-        """What some of the items must be."""
-        schemas = [part.schema["contains"] for part in self.parts if "contains" in part.schema]
-        return [self._home.node((one,)) for one in schemas]
-
     def item(self, index: int) -> Node | None:
         """What the item at this index may be, None where there may be none."""
         node = self._item(min(index, self._prefix))
