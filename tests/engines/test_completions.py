@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from abruzzi import Agent, EngineError, EngineTimeout, EngineUnavailable, Message, RequestError, SamplingParams, connect
+from abruzzi import Agent, EngineError, EngineTimeout, Message, SamplingParams, connect
 from abruzzi.engines.base import Engine, Piece
 from abruzzi.protocol.template import render_prompt
 from tests.conftest import CompletionsServer, events
@@ -79,33 +79,3 @@ def test_what_the_engine_says_went_wrong_is_passed_on(
     handler.status, handler.body = status, body
     with pytest.raises(EngineError, match=message):
         asyncio.run(collect(connect(url)))
-
-
-def test_an_engine_that_is_down_is_unavailable() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    with pytest.raises(EngineUnavailable, match=f"no engine answers at {url}"):
-        connect(url)
-    with pytest.raises(EngineUnavailable, match="nothing answers"):
-        asyncio.run(collect(connect(url, model="m")))
-
-
-def test_a_name_that_is_no_engine_is_refused() -> None:
-    with pytest.raises(EngineUnavailable, match="expected 'embedded' or a URL"):
-        connect("localhost:8000")
-    with pytest.raises(EngineUnavailable, match=r"expected one of smollm2-135m, qwen2"):
-        connect(model="gpt")
-    with pytest.raises(EngineUnavailable, match="no file at"):
-        connect(model="gone/model.gguf")
-
-
-def test_the_models_name_tells_its_variant_unless_it_is_named(completions: CompletionsServer) -> None:
-    url, _ = completions
-    assert connect(url, model="moonshotai/Kimi-K2-Thinking").capabilities.variant.name == "k2-thinking"
-    assert connect(url, model="moonshotai/Kimi-K2-Thinking", variant="k2.5").capabilities.variant.name == "k2.5"
-    assert connect(url, model="mine").capabilities.variant.name == "k2"
-    with pytest.raises(RequestError, match="another protocol"):
-        connect(url, model="moonshotai/Kimi-K3")
-    with pytest.raises(RequestError, match="has its own"):
-        connect(variant="k2")

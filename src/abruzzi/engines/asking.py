@@ -7,10 +7,12 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 
-from abruzzi.engines.base import Engine, Piece, SamplingParams, Usage
+from abruzzi.engines.base import Capabilities, Engine, Piece, SamplingParams, Usage
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.errors import AbruzziError, EngineError
-from abruzzi.protocol.prompt import Control, Prompt
+from abruzzi.protocol.prompt import Control, Prompt, going_on
+from abruzzi.protocol.tokens import Tokenizer
+from abruzzi.protocol.variants import Variant
 
 # Of a token, on average, where nobody counts them.
 _CHARACTERS = 4
@@ -48,7 +50,8 @@ class Asking:
         text = tokenizer.decode(tokenizer.encode(last)[-1:])
         if not last.endswith(text):  # part of a character
             return prompt, ""
-        return replace(prompt, parts=(*prompt.parts[:-1], *filter(None, [last[: -len(text)]]))), text
+        parts = (*prompt.parts[:-1], *filter(None, [last[: -len(text)]]))
+        return replace(prompt, parts=parts, base=None, written=""), text
 
     async def going_on(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[str, None]:
         """A completion of a prompt that ends inside of a turn, and maybe inside of a token: it is healed, and the
@@ -77,7 +80,7 @@ class Asking:
     ) -> AsyncGenerator[str, None]:
         """One completion. Raises EngineError where the engine fails, or ends without a word."""
         self.end = None
-        length = 0
+        length, before = 0, len(self.output)
         try:
             async with contextlib.aclosing(self._engine.complete(prompt, params, grammar)) as pieces:
                 count = 0
@@ -99,7 +102,7 @@ class Asking:
         except Exception as error:
             raise EngineError(f"the engine failed: {type(error).__name__}: {error}") from error
         finally:
-            self._add(self.end, prompt, length)
+            self._add(self.end, prompt, before)
 
     def _texts(self, piece: Piece) -> Iterator[str]:
         if self._detokenizer is not None and piece.ids:
@@ -118,12 +121,14 @@ class Asking:
             self.end = Piece(finish_reason="length")
         return self.end is not None
 
-    def _add(self, end: Piece | None, prompt: Prompt, length: int) -> None:
-        """Of a completion that was broken off only its text is known."""
+    def _add(self, end: Piece | None, prompt: Prompt, before: int) -> None:
+        """Of a completion that was broken off only its text is known: `output` from `before` on."""
         if end is not None and end.usage is not None:
             more = end.usage
         else:
-            more = Usage(-(-len(str(prompt)) // _CHARACTERS), -(-length // _CHARACTERS))
+            counter = counter_of(self._engine.capabilities)
+            read = self.usage.prompt or tokens_of_prompt(prompt, counter)
+            more = Usage(read, tokens_of("".join(self.output[before:]), prompt.variant, counter))
         usage = self.usage
         self.usage = Usage(
             usage.prompt or more.prompt,
@@ -153,6 +158,24 @@ class Asking:
     def stopped_by(self) -> str | None:
         """The client's stop sequence that ended the output."""
         return None if self.end is None else self.end.stop
+
+
+def counter_of(capabilities: Capabilities) -> Tokenizer | None:
+    """What the engine's tokens can be counted with."""
+    return capabilities.counter or capabilities.tokenizer
+
+
+def tokens_of(text: str, variant: Variant, counter: Tokenizer | None) -> int:
+    """How many tokens of the model's a text is; without a tokenizer, by its length."""
+    if counter is None:
+        return -(-len(text) // _CHARACTERS)
+    parts = going_on(text if _is_text(text) else _as_text(text), variant)
+    return sum(1 if isinstance(part, Control) else len(counter.encode(part)) for part in parts)
+
+
+def tokens_of_prompt(prompt: Prompt, counter: Tokenizer | None) -> int:
+    """The same of a prompt."""
+    return counter.count(prompt) if counter is not None else -(-len(str(prompt)) // _CHARACTERS)
 
 
 def _is_text(text: str) -> bool:

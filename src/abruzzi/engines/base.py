@@ -69,6 +69,8 @@ class Capabilities:
     context_length: int | None = None
     tokenizer: Tokenizer | None = None
     """The model's own, of an engine that gives token ids."""
+    counter: Tokenizer | None = None
+    """The model's own, of an engine that gives none: for counting."""
 
 
 @runtime_checkable

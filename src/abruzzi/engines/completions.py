@@ -4,65 +4,126 @@ written.
 
 from __future__ import annotations
 
+import asyncio
 import http.client
+import io
 import json
 import urllib.error
 import urllib.request
 from collections.abc import AsyncGenerator
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import msgspec
 
-from abruzzi.engines.base import Capabilities, Piece, SamplingParams, Usage
+from abruzzi.engines.base import Capabilities, Piece, SamplingParams
+from abruzzi.engines.output import Events, Output
+from abruzzi.engines.refusal import refusal
+from abruzzi.engines.sessions import Attempt, Sessions
 from abruzzi.guide.grammar import Grammar
-from abruzzi.protocol.errors import EngineError, EngineTimeout, EngineUnavailable
+from abruzzi.protocol.errors import EngineError, EngineTimeout, EngineUnavailable, RequestError
 from abruzzi.protocol.prompt import Prompt
+from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import Variant
 
 _CONNECT_SECONDS = 5.0
 # The longest silence that still counts as work: a long prompt is read before the first token comes.
 _SILENCE_SECONDS = 600.0
+# How long the end of a response is waited for behind its last event, so that its connection can be used again.
+_LINGER_SECONDS = 0.2
 # Engines that are asked for no limit stop at 16 tokens, as the first of OpenAI's did.
 _MAX_TOKENS = 4096
-_ERROR_SHOWN = 500
+_LEAST_TOKENS = 256
+_JSON = {"Content-Type": "application/json"}
 
 
 class CompletionsEngine:
     """An engine behind a URL. It is given no grammar; what it writes is checked."""
 
-    def __init__(self, base_url: str, *, model: str, variant: Variant) -> None:
-        self.capabilities = Capabilities(model=model, variant=variant, constrains=False)
-        self._base_url = base_url
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        model: str,
+        variant: Variant,
+        context_length: int | None = None,
+        tokenizer: Tokenizer | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """`base_url` ends in `/v1`. `tokenizer` is for counting. `timeout`: seconds of silence after which a completion
+        is given up, 600 when left out.
+        """
+        self.capabilities = Capabilities(
+            model=model, variant=variant, constrains=False, context_length=context_length, counter=tokenizer
+        )
+        self.url = base_url
+        self._silence = timeout or _SILENCE_SECONDS
+        self._sessions = Sessions(connect_seconds=_CONNECT_SECONDS, read_seconds=self._silence)
 
     async def complete(
         self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None
     ) -> AsyncGenerator[Piece, None]:
         """Continue the prompt; `grammar` is left to the checks that follow."""
-        url = f"{self._base_url}/completions"
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS)
+        url, output = f"{self.url}/completions", Output(params)
         try:
-            # A session belongs to an event loop, an engine to none. To connect anew is nothing beside a completion.
-            async with (
-                aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 20) as session,
-                session.post(url, json=self._body(prompt, params)) as response,
-            ):
+            response = await self._post(url, self._body(prompt, params))
+            try:
+                content = response.content
                 if response.status != 200:
-                    raise EngineError(f"{url} answered {response.status}: {_reason(await response.text())}")
-                async for piece in _pieces(response.content):
-                    yield piece if piece.stop in params.stop else replace(piece, stop=None)
-        except TimeoutError as error:
-            raise EngineTimeout(f"{url} said nothing for {_SILENCE_SECONDS:.0f} s") from error
+                    async with asyncio.timeout(self._silence):
+                        raise refusal(url, response.status, await response.text(errors="replace"))
+                if response.content_type == "application/json":  # it doesn't stream, or is in trouble
+                    async with asyncio.timeout(self._silence):
+                        whole = await response.read()
+                    for piece in output.pieces(iter((whole,))):
+                        yield piece
+                else:
+                    events = Events()
+                    received = b"\n"
+                    while received and not output.over:
+                        received = await content.readany()
+                        for piece in output.pieces(events.feed(received or b"\n")):  # the last line may have no end
+                            yield piece
+                    await _linger(content)
+            except aiohttp.ClientError:
+                if not output.has_ended:
+                    raise
+            finally:
+                response.close()  # nothing where it was read to its end; else the engine is to stop at once
+            yield output.last()
         except aiohttp.ClientConnectorError as error:
-            raise EngineUnavailable(f"nothing answers at {self._base_url}: {error.strerror or error}") from error
-        except (aiohttp.ClientError, ValueError, TypeError, AttributeError) as error:
-            raise EngineError(f"{url} broke off: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise EngineUnavailable(f"nothing answers at {self.url}: {reason}") from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise EngineUnavailable(f"nothing answers at {self.url} within {_CONNECT_SECONDS:g} s") from error
+        except TimeoutError as error:
+            raise EngineTimeout(f"{url} said nothing for {self._silence:g} s") from error
+        except aiohttp.ClientPayloadError as error:
+            raise EngineError(f"{url} broke off: the connection ended before the answer did") from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise EngineError(f"{url} broke off: {error or type(error).__name__}") from error
 
-    def _body(self, prompt: Prompt, params: SamplingParams) -> dict[str, Any]:
+    async def _post(self, url: str, body: bytes) -> aiohttp.ClientResponse:
+        """The response, as soon as its head is there. A connection that had been kept may be given up by the engine
+        just as it is used: then the request goes out again.
+        """
+        while True:
+            session, attempt = await self._sessions.get(), Attempt()
+            try:
+                return await session.post(url, data=io.BytesIO(body), headers=_JSON, trace_request_ctx=attempt)
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not attempt.reuses:
+                    raise
+
+    def _body(self, prompt: Prompt, params: SamplingParams) -> bytes:
+        text = str(prompt)
         body: dict[str, Any] = {
             "model": self.capabilities.model,
-            "prompt": str(prompt),
-            "max_tokens": params.max_tokens or _MAX_TOKENS,
+            "prompt": text,
+            "max_tokens": params.max_tokens or self._room(prompt, text),
             "temperature": params.temperature,
             "top_p": params.top_p,
             "seed": params.seed,
@@ -73,68 +134,57 @@ class CompletionsEngine:
             # Engines hide special tokens unless told otherwise, and K2's markers are such.
             "skip_special_tokens": False,
         }
-        return {key: value for key, value in body.items() if value is not None}
+        try:
+            return msgspec.json.encode({key: value for key, value in body.items() if value is not None})
+        except UnicodeEncodeError:
+            raise RequestError("expected text, got half of a surrogate pair, which is no character") from None
+
+    def _room(self, prompt: Prompt, text: str) -> int:
+        """The limit where the client sets none. Engines refuse one that goes beyond what the model reads."""
+        context, counter = self.capabilities.context_length, self.capabilities.counter
+        if context is None or 3 * len(text) + _MAX_TOKENS < context:
+            return _MAX_TOKENS
+        if counter is not None:
+            return max(1, min(_MAX_TOKENS, context - counter.count(prompt)))
+        # Two bytes a token is little: of English it is four.
+        return max(_LEAST_TOKENS, min(_MAX_TOKENS, context - len(text.encode()) // 2))
 
     async def aclose(self) -> None:
-        """There is nothing to close: a completion's connection ends with it."""
+        """Close the connections of the running event loop; others' end with their loops."""
+        await self._sessions.aclose()
 
 
-async def _pieces(content: aiohttp.StreamReader) -> AsyncGenerator[Piece, None]:
-    """The server-sent events of a completion. Lines end at newlines only: other line breaks may stand inside a JSON
-    string.
-    """
-    reason: Any = None
-    stop: Any = None  # vLLM tells the sequence, SGLang calls it `matched_stop`
-    usage = Usage()
-    async for line in content:
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            break
-        chunk = json.loads(data)
-        if "error" in chunk:
-            raise EngineError(f"the engine failed: {_reason(data.decode())}")
-        if counted := chunk.get("usage"):
-            usage = Usage(counted.get("prompt_tokens") or 0, counted.get("completion_tokens") or 0)
-        for choice in chunk.get("choices", ()):
-            reason = choice.get("finish_reason") or reason
-            stop = choice.get("stop_reason") or choice.get("matched_stop") or stop
-            if choice.get("text"):
-                yield Piece(choice["text"], alternatives=_alternatives(choice.get("logprobs")))
-    if reason is None:
-        raise EngineError("the engine ended its stream without a finish_reason")
-    told = stop if isinstance(stop, str) else None
-    yield Piece(finish_reason="length" if reason == "length" else "stop", usage=usage, stop=told)
-
-
-def _alternatives(logprobs: Any) -> tuple[tuple[str, float], ...]:
-    """What else might have come in place of a chunk's token, where it has one and the engine tells."""
-    offered = logprobs.get("top_logprobs") if isinstance(logprobs, dict) else None
-    if not isinstance(offered, list) or len(offered) != 1 or not isinstance(offered[0], dict):
-        return ()
-    return tuple((str(token), float(logprob)) for token, logprob in offered[0].items() if logprob is not None)
-
-
-def _reason(body: str) -> str:
-    """The message inside an error's body, in either of the shapes that engines use."""
+async def _linger(content: aiohttp.StreamReader) -> None:
     try:
-        error = json.loads(body)
-        error = error.get("error", error)
-        message = error if isinstance(error, str) else error.get("message", body)
-    except (ValueError, AttributeError):
-        message = body
-    return str(message)[:_ERROR_SHOWN]
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while await content.readany():
+                pass
+    except TimeoutError:
+        pass
 
 
-def first_model(base_url: str) -> str:
-    """The name of the first model that the server lists. Blocks; raises EngineUnavailable when it lists none."""
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model that a server lists."""
+
+    model: str
+    context_length: int | None = None
+
+
+def served(base_url: str, model: str | None = None) -> Served:
+    """The model of this name, or the first that the server lists. Blocks. EngineUnavailable: it lists none."""
     try:
         with urllib.request.urlopen(f"{base_url}/models", timeout=_CONNECT_SECONDS) as response:
-            return str(json.load(response)["data"][0]["id"])
+            listed = json.load(response)["data"]
+            found = next((one for one in listed if one["id"] == model), None)
+            if model is not None and found is None:
+                return Served(model)
+            row = found or listed[0]
+            length = row.get("max_model_len")  # vLLM's and SGLang's
+            return Served(str(row["id"]), length if isinstance(length, int) and length > 0 else None)
     except urllib.error.HTTPError as error:
         raise EngineUnavailable(f"{base_url}/models answered {error.code}; name the model with --model") from error
     except OSError as error:
         raise EngineUnavailable(f"no engine answers at {base_url}: {getattr(error, 'reason', error)}") from error
-    except (ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, http.client.HTTPException) as error:
         raise EngineUnavailable(f"{base_url}/models lists no model; name it with --model") from error

@@ -3,49 +3,57 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from abruzzi.engines.base import Engine
-from abruzzi.engines.completions import CompletionsEngine, first_model
+from abruzzi.engines.completions import CompletionsEngine, Served, served
 from abruzzi.engines.local.engine import LocalEngine
 from abruzzi.engines.local.weights import CATALOGUE, SMOLLM2, Progress, Weights, is_whole, obtain, weights_named
+from abruzzi.engines.pool import Pool
 from abruzzi.protocol.errors import EngineUnavailable, RequestError
-from abruzzi.protocol.variants import K2, variant_named, variant_of_model
+from abruzzi.protocol.tokens import Tokenizer
+from abruzzi.protocol.variants import K2, Variant, variant_named, variant_of_model
 
 EMBEDDED = "embedded"
 logger = logging.getLogger(__name__)
 
 
 def connect(
-    engine: str = EMBEDDED,
+    engine: str | Sequence[str] = EMBEDDED,
     *,
     model: str | None = None,
     variant: str | None = None,
+    tokenizer: str | Path | None = None,
+    timeout: float | None = None,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Engine:
-    """The engine at a URL (`http://host:port/v1`, an OpenAI completions server), or the embedded one.
+    """The engine at a URL (`http://host:port/v1`, an OpenAI completions server), or the embedded one; of several URLs,
+    a `Pool` of engines that serve the same model.
 
     `model` is the name that the server knows its model by (its first one when left out); for the embedded engine the
     name of known weights or a path to a GGUF file. `variant` is the format that a served model speaks; without it the
-    model's name tells, or it is `k2`. `progress` hears of a download.
+    model's name tells, or it is `k2`. `tokenizer` is the folder of a served K2's `tiktoken.model`: with it tokens are
+    counted where the engine doesn't. `timeout`: seconds of a served engine's silence after which it is given up, 600
+    when left out. `progress` hears of a download.
 
-    Blocks while weights are fetched and loaded, about a second when they are cached. Raises EngineUnavailable, and
-    RequestError for an unknown variant and for a Kimi K3.
+    Blocks while weights are fetched and loaded, about a second when they are cached. Of several engines, one must
+    answer. Raises EngineUnavailable, and RequestError for an unknown variant, for a Kimi K3 and for engines that serve
+    different models.
     """
-    if engine.startswith(("http://", "https://")):
-        if not _has_host(engine):
-            raise EngineUnavailable(f"expected a URL such as http://localhost:8000/v1, got {engine!r}")
-        base_url = engine.rstrip("/")
-        base_url = base_url if base_url.endswith("/v1") else f"{base_url}/v1"
-        name = model or first_model(base_url)
-        row = variant_named(variant) if variant else variant_of_model(name)
-        if row is None:
-            logger.warning("the name %s doesn't tell the model's format: it is taken for K2-Instruct's, k2", name)
-            row = K2
-        return CompletionsEngine(base_url, model=name, variant=row)
+    urls = [engine] if isinstance(engine, str) else list(engine)
+    if len(urls) != 1 or urls[0].startswith(("http://", "https://")):
+        if timeout is not None and not timeout > 0:
+            raise RequestError(f"expected seconds of silence, got {timeout}", "timeout")
+        vocabulary = None if tokenizer is None else Tokenizer.from_folder(tokenizer)
+        return _served(list(dict.fromkeys(map(_base_url, urls))), model, variant, vocabulary, timeout)
+    (engine,) = urls
+    if tokenizer is not None:
+        raise RequestError("expected no tokenizer: the embedded model has its own", "tokenizer")
     if variant is not None:
         raise RequestError("expected no variant: the embedded model has its own", "variant")
     if threads < 1:
@@ -65,11 +73,72 @@ def connect(
     return local
 
 
-def _has_host(url: str) -> bool:
+def _base_url(url: str) -> str:
+    """The URL with `/v1` at its end."""
     try:
-        return bool(urlsplit(url).hostname)
-    except ValueError:
-        return False
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, half an IPv6 address
+        is_one = False
+    if not is_one:
+        raise EngineUnavailable(f"expected a URL such as http://localhost:8000/v1, got {url!r}")
+    base_url = url.rstrip("/")
+    return base_url if base_url.endswith("/v1") else f"{base_url}/v1"
+
+
+def _served(
+    urls: Sequence[str], model: str | None, variant: str | None, tokenizer: Tokenizer | None, timeout: float | None
+) -> Engine:
+    """The engine at these URLs. A single one that is named isn't asked for what it serves, and may come up later."""
+    found: list[Served | EngineUnavailable]
+    if len(urls) == 1:
+        found = [served(urls[0]) if model is None else Served(model)]
+    else:
+        with ThreadPoolExecutor(min(32, len(urls) or 1)) as threads:
+            found = list(threads.map(lambda url: _asked(url, model), urls))
+    answering = [one for one in found if isinstance(one, Served)]
+    if not answering:
+        down = "; ".join(map(str, found)) or "none is named"
+        raise EngineUnavailable(f"expected an engine that answers: {down}")
+    engines: list[Engine] = []
+    for url, one in zip(urls, found, strict=True):
+        # One that is down is taken to serve what the others do, once it is up.
+        what = one if isinstance(one, Served) else answering[0]
+        row = _row(what.model, variant)
+        if tokenizer is not None and not row.controls <= tokenizer.controls.keys():
+            raise RequestError(f"expected no tokenizer of Kimi K2 for a model of variant {row.name!r}", "tokenizer")
+        engines.append(
+            CompletionsEngine(
+                url,
+                model=what.model,
+                variant=row,
+                context_length=what.context_length,
+                tokenizer=tokenizer,
+                timeout=timeout,
+            )
+        )
+    if len(engines) == 1:
+        return engines[0]
+    pool = Pool(engines)
+    for engine, one in zip(engines, found, strict=True):
+        if isinstance(one, EngineUnavailable):
+            pool.note_failure(engine, one)
+    return pool
+
+
+def _asked(url: str, model: str | None) -> Served | EngineUnavailable:
+    try:
+        return served(url, model)
+    except EngineUnavailable as error:
+        return error
+
+
+def _row(model: str, variant: str | None) -> Variant:
+    row = variant_named(variant) if variant else variant_of_model(model)
+    if row is None:
+        logger.warning("the name %s doesn't tell the model's format: it is taken for K2-Instruct's, k2", model)
+        return K2
+    return row
 
 
 def _weights(model: str | None, progress: Progress) -> tuple[Path, Weights | None]:

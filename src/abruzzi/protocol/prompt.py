@@ -31,13 +31,30 @@ class Prompt:
     """How many calls the conversation holds so far: the index N of the next `functions.NAME:N`."""
     client_ids: Mapping[str, str] = field(default_factory=dict)
     """The id that the client knows a call by, by the one that the model sees."""
+    base: tuple[str, ...] | None = None
+    """Of a prompt that goes on behind what was written: its parts without that."""
+    written: str = ""
+    """What of the model's turn the prompt ends with, as it was handed to `going_on`."""
 
     def __str__(self) -> str:
         return "".join(self.spelled())
 
     def going_on(self, written: str) -> Prompt:
-        """The prompt with what the model has written of its turn so far, for it to go on from there."""
-        return replace(self, parts=joined((*self.parts, *going_on(written, self.variant)))) if written else self
+        """The prompt with what the model has written, behind what it had written before, for it to go on from there.
+        All of that is read anew: a marker may begin in one part and end in the next, and is text inside an argument.
+        """
+        if not written:
+            return self
+        base, written = self.parts if self.base is None else self.base, self.written + written
+        parts = joined((*base, *going_on(written, self.variant)))
+        return replace(self, parts=parts, base=base, written=written)
+
+    def ending_in(self, parts: Iterable[str]) -> Prompt:
+        """The prompt with parts of which it is known what is a control token: they stand as they are, and what was
+        written before isn't read anew either.
+        """
+        whole = joined((*self.parts, *parts))
+        return replace(self, parts=whole, base=whole, written="")
 
     def spelled(self) -> Iterator[str]:
         """The prompt as text, part by part: no content spells a control token."""

@@ -1,0 +1,161 @@
+"""What a server of OpenAI's `/v1/completions` writes as server-sent events, read to pieces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from abruzzi.engines.base import Piece, SamplingParams, Usage
+from abruzzi.engines.refusal import words
+from abruzzi.protocol.errors import EngineError
+
+# Bytes of one line: engines that give all at once write up to a million characters, each six bytes as `\\uXXXX`.
+_MAX_LINE = 16 << 20
+# Ends at which the engine gave the request up: vLLM's and SGLang's; TensorRT-LLM's.
+_GIVEN_UP = frozenset(("abort", "error", "cancelled", "timeout"))
+
+
+class Events:
+    """Bytes as they come, to the data of the events. Lines end at newlines only: other line breaks may stand inside a
+    JSON string. Each of these events has one line of data.
+    """
+
+    def __init__(self) -> None:
+        self._begun: list[bytes] = []
+        self._length = 0
+
+    def feed(self, received: bytes) -> Iterator[bytes]:
+        """The data of the events that are whole by now."""
+        if b"\n" not in received:
+            self._begun.append(received)
+            self._length += len(received)
+            if self._length > _MAX_LINE:
+                raise EngineError(f"the engine wrote a line of more than {_MAX_LINE:,} bytes")
+            return
+        if self._begun:
+            received = b"".join((*self._begun, received))
+        lines = received.split(b"\n")
+        last = lines.pop()
+        self._begun, self._length = [last] if last else [], len(last)
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    text: str | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    """The stop sequence, or the token's id: vLLM's name for it."""
+    matched_stop: str | int | None = None
+    """SGLang's."""
+    logprobs: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Chunk(msgspec.Struct):
+    choices: Sequence[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+    object: str | None = None
+    """`error` in errors of TensorRT-LLM's flat shape."""
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+class Output:
+    """The chunks of one completion. Texts that come at once make one piece, but where alternatives are asked for."""
+
+    def __init__(self, params: SamplingParams) -> None:
+        self._params = params
+        self._reason: str | None = None
+        self._stop: str | int | None = None
+        self._usage: Usage | None = None
+        self.over = False
+        """Whether the engine said that no more events follow."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a `finish_reason` has come."""
+        return self._reason is not None
+
+    def pieces(self, events: Iterator[bytes]) -> Iterator[Piece]:
+        """What the events say, but for the last piece. Raises EngineError for what is no chunk, and for an error."""
+        texts: list[str] = []
+        alone = self._params.logprobs is not None
+        try:
+            for data in events:
+                if data == b"[DONE]":
+                    self.over = True
+                    break
+                chunk = _read(data)
+                if chunk.error is not None or chunk.object == "error":
+                    raise EngineError(f"the engine failed: {words(data.decode(errors='replace'))}")
+                if chunk.usage is not None:
+                    self._usage = _counted(chunk.usage)
+                for choice in chunk.choices or ():
+                    self._note_end(choice)
+                    if choice.text and alone:
+                        yield Piece(choice.text, alternatives=_alternatives(choice.logprobs))
+                    elif choice.text:
+                        texts.append(choice.text)
+        except EngineError:
+            if texts:  # what came before the fault is no less sure for it
+                yield Piece("".join(texts))
+            raise
+        if texts:
+            yield Piece("".join(texts))
+
+    def _note_end(self, choice: _Choice) -> None:
+        self._reason = choice.finish_reason or self._reason
+        self._stop = choice.stop_reason or choice.matched_stop or self._stop
+
+    def last(self) -> Piece:
+        """The end of the output. Raises EngineError where the engine had not come to it."""
+        if self._reason is None:
+            raise EngineError("the engine ended its stream without a finish_reason")
+        if self._reason in _GIVEN_UP:
+            raise EngineError(f"the engine gave the completion up: its finish_reason is {self._reason}")
+        told = self._stop if isinstance(self._stop, str) and self._stop in self._params.stop else None
+        return Piece(finish_reason="length" if self._reason == "length" else "stop", usage=self._usage, stop=told)
+
+
+def _read(data: bytes) -> _Chunk:
+    try:
+        return _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    # What JSON proper doesn't have, and some engines write: half a surrogate pair, NaN among probabilities.
+    try:
+        text = json.dumps(json.loads(data, parse_constant=lambda _: None), ensure_ascii=False)
+        return _decode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    except (ValueError, RecursionError) as error:  # msgspec's errors are such
+        shown = data[:80].decode(errors="replace")
+        raise EngineError(f"the engine broke off: {error}, in {shown!r}") from None
+
+
+def _counted(usage: _Usage) -> Usage:
+    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
+    return Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0, cached or 0)
+
+
+def _alternatives(logprobs: msgspec.Raw) -> tuple[tuple[str, float], ...]:
+    """What else might have come in place of a chunk's token, where it has one and the engine tells."""
+    told = msgspec.json.decode(logprobs)
+    offered = told.get("top_logprobs") if isinstance(told, dict) else None
+    if not isinstance(offered, list) or len(offered) != 1 or not isinstance(offered[0], dict):
+        return ()
+    return tuple((token, float(logprob)) for token, logprob in offered[0].items() if isinstance(logprob, int | float))

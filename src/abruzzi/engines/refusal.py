@@ -1,0 +1,50 @@
+"""What an engine's refusal means: whose fault it is, and whether another engine would say the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from abruzzi.protocol.errors import AbruzziError, EngineError, EngineTimeout, EngineUnavailable, RequestError
+
+_SHOWN = 500
+# How engines say that a prompt, or a prompt and its max_tokens, is longer than what the model reads: vLLM, SGLang,
+# TensorRT-LLM, llama.cpp, OpenAI.
+_TOO_LONG = re.compile(
+    r"context[ _](?:length|size|window)|max(?:imum)?[ _](?:model|input|seq\w*)[ _]len|max_num_tokens"
+    r"|default_max_tokens|longer than the model",
+    re.IGNORECASE,
+)
+
+
+class Refused(EngineError):
+    """The engine won't take this request. It is well, and others of its kind would say the same."""
+
+
+def refusal(url: str, status: int, body: str) -> AbruzziError:
+    """What an answer that isn't 200 comes to."""
+    said = words(body)
+    told = f"{url} answered {status}: {said}"
+    if status in (400, 413, 422):
+        if _TOO_LONG.search(body):
+            return RequestError(f"the conversation doesn't fit the engine: {said}", "messages")
+        return Refused(told)
+    if status in (429, 503):
+        return EngineUnavailable(told)
+    if status in (408, 504):
+        return EngineTimeout(told)
+    return EngineError(told)
+
+
+def words(body: str) -> str:
+    """The message inside an error's body, in any of the shapes that engines use: OpenAI's object, a string in its
+    place, TensorRT-LLM's flat one, FastAPI's `detail`.
+    """
+    try:
+        error: Any = json.loads(body)
+        error = error.get("error") or error.get("detail") or error
+        message = error if isinstance(error, str) else error.get("message", body)
+    except (ValueError, AttributeError, RecursionError):
+        message = body
+    return str(message)[:_SHOWN]
