@@ -27,6 +27,7 @@ from abruzzi.protocol.events import (
     Event,
     Finish,
     Problem,
+    TokenLogprobs,
 )
 from abruzzi.protocol.messages import Message, Tool
 from abruzzi.protocol.parser import StreamParser
@@ -95,6 +96,10 @@ class Report:
     """Characters that the engine wrote."""
     forced: int = 0
     """Characters that were added, since every valid output has them there, or to finish a call."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of the content's tokens, where they were asked for and the engine tells."""
+    stop: str | None = None
+    """The client's stop sequence that ended the turn, where the engine tells."""
 
     @property
     def guarantee(self) -> Literal["guided", "enforced", "validated"]:
@@ -176,6 +181,7 @@ class _Turn:
         self.grammar = self._grammar() if engine.capabilities.constrains and not is_free else None
         self.guard = None if is_free else self._guard(schemas)
         self.finish = Finish("stop")
+        self.logprobs: list[TokenLogprobs] = []
         self.resumes = 0
         self.idle = 0  # of these, in a row in vain
         self.resampled = 0
@@ -268,7 +274,7 @@ class _Turn:
         )
         async with contextlib.aclosing(self.asking.texts(self.prompt, self.request.params)) as texts:
             async for text in texts:
-                yield parser.feed(text) if thinks else [ContentDelta(text)]
+                yield self._with_logprobs(text, parser.feed(text) if thinks else [ContentDelta(text)])
                 length.add(text)
                 if length.is_endless:
                     break
@@ -327,12 +333,22 @@ class _Turn:
                     if behind > _BEHIND:
                         return
                     continue
-                yield guard.feed(text)
+                yield self._with_logprobs(text, guard.feed(text))
                 if guard.broken is not None:
                     yield guard.choose(text, self.asking.alternatives)
                     return
         if not guard.over:
             yield guard.close(cut=self.asking.was_cut, stop=self.asking.stopped_by)
+
+    def _with_logprobs(self, token: str, events: list[Event]) -> Sequence[Event]:
+        """With how likely the token was, if it brought content and the client wants to know."""
+        logprob = self.asking.logprob
+        if logprob is None or self.request.params.logprobs is None:
+            return events
+        if any(isinstance(event, ContentDelta) for event in events):
+            self.logprobs.append(TokenLogprobs(token, logprob, tuple(self.asking.alternatives)))
+            events.append(self.logprobs[-1])
+        return events
 
     def _params(self, guard: Guard) -> SamplingParams:
         """What is left of the limit; and another try where the last brought nothing."""
@@ -345,7 +361,7 @@ class _Turn:
             params,
             temperature=max(params.temperature or 0.0, _RETRY_TEMPERATURE),
             seed=None if params.seed is None else params.seed + self.resumes,
-            logprobs=_ALTERNATIVES,
+            logprobs=max(params.logprobs or 0, _ALTERNATIVES),
         )
 
     def _give_up(self, guard: Guard, broken: Problem) -> Sequence[Event]:
@@ -366,7 +382,8 @@ class _Turn:
     def report(self) -> Report:
         output, usage, guard = "".join(self.asking.output), self.asking.usage, self.guard
         if guard is None:
-            return Report(output, usage, guided=False, generated=len(output))
+            logprobs, stop = tuple(self.logprobs), self.asking.stopped_by
+            return Report(output, usage, guided=False, generated=len(output), logprobs=logprobs, stop=stop)
         return Report(
             guard.spelled if self.resumes else output,
             usage,
@@ -377,4 +394,6 @@ class _Turn:
             resampled=self.resampled,
             generated=len(output),
             forced=guard.forced,
+            logprobs=tuple(self.logprobs),
+            stop=self.asking.stopped_by,
         )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import openai
 import pydantic
 import pytest
 
+from abruzzi.engines.base import Piece
 from abruzzi.engines.scripted import ScriptedEngine
 from abruzzi.protocol.variants import K2_5
 from tests.conftest import PING, WEATHER, Served, section
@@ -162,3 +164,36 @@ def test_a_parsed_call_is_what_the_client_declared(serve: Serve) -> None:
     (call,) = answer.choices[0].message.tool_calls or ()
     assert call.function.parsed_arguments == GetWeather(location="Rome")
     assert {WEATHER.name, PING.name} == {"get_weather", "ping"}
+
+
+class Telling(ScriptedEngine):
+    """Tells how likely each character was, and one in its place."""
+
+    async def complete(self, *arguments: Any) -> AsyncGenerator[Piece, None]:
+        async for piece in super().complete(*arguments):
+            alternatives = (("x", -2.5),) * (self.params[-1].logprobs or 0)
+            yield replace(piece, logprob=-0.5, alternatives=alternatives) if piece.text else piece
+
+
+@pytest.mark.parametrize("tools", [[], TOOLS])
+def test_logprobs_come_where_the_engine_has_them(serve: Serve, tools: Any) -> None:
+    options = {"tools": tools} if tools else {}
+    with client_of(serve(Telling(["Hé!" + CALL * bool(tools)], cut=list))) as client:
+        asked: Any = {"model": "any", "messages": ASK, "logprobs": True, "top_logprobs": 1, **options}
+        whole = client.chat.completions.create(**asked).choices[0]
+        chunks = list(client.chat.completions.create(stream=True, **asked))
+    streamed = [
+        one for chunk in chunks for choice in chunk.choices if choice.logprobs for one in choice.logprobs.content or ()
+    ]
+    assert whole.logprobs is not None and whole.logprobs.content == streamed
+    assert [(one.token, one.logprob, one.bytes) for one in streamed[:2]] == [("H", -0.5, [72]), ("é", -0.5, [195, 169])]
+    assert [(one.token, one.logprob) for one in streamed[0].top_logprobs] == [("x", -2.5)]
+    assert "".join(one.token for one in streamed) == whole.message.content == "Hé!"
+    with client_of(serve(ScriptedEngine(["Hi"]))) as client:
+        assert client.chat.completions.create(**asked).choices[0].logprobs is None
+
+
+@pytest.mark.parametrize("wrong", [{"top_logprobs": 1}, {"logprobs": True, "top_logprobs": 21}, {"logprobs": 2}])
+def test_logprobs_that_make_no_sense_are_refused(serve: Serve, wrong: Any) -> None:
+    status, body = post(serve(ScriptedEngine(["Hi"])), {"messages": ASK, **wrong})
+    assert status == 400 and body["error"]["param"] in wrong

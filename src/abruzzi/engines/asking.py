@@ -37,6 +37,8 @@ class Asking:
         self.usage = Usage()
         self.end: Piece | None = None
         """How the last completion ended; None where it was broken off."""
+        self.logprob: float | None = None
+        """How likely the last text was, where it is one token and the engine tells."""
         self.alternatives: Sequence[tuple[str, float]] = ()
         """What else might have come in place of the last text."""
 
@@ -85,7 +87,7 @@ class Asking:
             async with contextlib.aclosing(self._engine.complete(prompt, params, grammar)) as pieces:
                 count = 0
                 async for piece in pieces:
-                    self.alternatives = piece.alternatives
+                    self.logprob, self.alternatives = piece.logprob, piece.alternatives
                     for text in self._texts(piece):
                         length += len(text)
                         self.output.append(text)

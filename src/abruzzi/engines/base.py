@@ -52,6 +52,8 @@ class Piece:
     """With a `finish_reason` of `stop`: which of the request's stop sequences it was, where the engine tells."""
     ids: tuple[int, ...] = ()
     """The tokens, where the engine gives them and has a tokenizer; what they say counts, whatever `text` says."""
+    logprob: float | None = None
+    """For a piece of one token: the logarithm of its probability."""
     alternatives: tuple[tuple[str, float], ...] = ()
     """For a piece of one token: others that might have come, and the logarithms of their probabilities."""
 

@@ -109,7 +109,8 @@ class Output:
                 for choice in chunk.choices or ():
                     self._note_end(choice)
                     if choice.text and alone:
-                        yield Piece(choice.text, alternatives=_alternatives(choice.logprobs))
+                        logprob, alternatives = _logprobs(choice.logprobs)
+                        yield Piece(choice.text, logprob=logprob, alternatives=alternatives)
                     elif choice.text:
                         texts.append(choice.text)
         except EngineError:
@@ -152,10 +153,16 @@ def _counted(usage: _Usage) -> Usage:
     return Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0, cached or 0)
 
 
-def _alternatives(logprobs: msgspec.Raw) -> tuple[tuple[str, float], ...]:
-    """What else might have come in place of a chunk's token, where it has one and the engine tells."""
-    told = msgspec.json.decode(logprobs)
-    offered = told.get("top_logprobs") if isinstance(told, dict) else None
-    if not isinstance(offered, list) or len(offered) != 1 or not isinstance(offered[0], dict):
-        return ()
-    return tuple((token, float(logprob)) for token, logprob in offered[0].items() if isinstance(logprob, int | float))
+def _logprobs(told: msgspec.Raw) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+    """How likely a chunk's token was, and what else might have come, where it has one token and the engine tells."""
+    value = msgspec.json.decode(told)
+    if not isinstance(value, dict):
+        return None, ()
+    own, offered = _only(value.get("token_logprobs")), _only(value.get("top_logprobs"))
+    others = offered.items() if isinstance(offered, dict) else ()
+    alternatives = tuple((token, float(logprob)) for token, logprob in others if isinstance(logprob, int | float))
+    return float(own) if isinstance(own, int | float) else None, alternatives
+
+
+def _only(values: Any) -> Any:
+    return values[0] if isinstance(values, list) and len(values) == 1 else None

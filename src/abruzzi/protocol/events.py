@@ -106,4 +106,15 @@ class Finish:
     reason: FinishReason
 
 
-Event = ReasoningDelta | ContentDelta | ToolCallBegin | ArgumentsDelta | ToolCallEnd | Problem | Finish
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely a token of the content was, and others in its place: natural logarithms. From engines that tell, for
+    clients that ask; no parser says it.
+    """
+
+    token: str
+    logprob: float
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+
+Event = ReasoningDelta | ContentDelta | ToolCallBegin | ArgumentsDelta | ToolCallEnd | Problem | TokenLogprobs | Finish

@@ -10,20 +10,31 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import msgspec
 
 from abruzzi.chat import ChatRequest, Report
 from abruzzi.engines.base import SamplingParams
 from abruzzi.guide.schema import compile
 from abruzzi.guide.strict import check_strict
 from abruzzi.protocol.errors import AbruzziError, EngineError, RequestError
-from abruzzi.protocol.events import ArgumentsDelta, ContentDelta, Event, Finish, ReasoningDelta, ToolCallBegin
+from abruzzi.protocol.events import (
+    ArgumentsDelta,
+    ContentDelta,
+    Event,
+    Finish,
+    ReasoningDelta,
+    TokenLogprobs,
+    ToolCallBegin,
+)
 from abruzzi.protocol.messages import Message, Tool
 from abruzzi.server.dialect import Call, Fields, data
 
 _OUTPUTS: Mapping[Any, Any] = {None: "tool_calls", "raw": "raw", "pythonic": "pythonic"}
 _MAX_ANSWERS = 128
+_MAX_LOGPROBS = 20
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -46,7 +57,9 @@ class ChatCompletions:
             output=_output(body.get("tool_format")),
             thinking=thinking_of(template.get("thinking", body.get("thinking"))),
             answer=_answer(fields.object("response_format")),
-            params=sampling_params(fields, "max_completion_tokens", "max_tokens"),
+            params=replace(
+                sampling_params(fields, "max_completion_tokens", "max_tokens"), logprobs=_logprobs_wanted(fields)
+            ),
         )
         encoder = Encoder(
             model,
@@ -139,9 +152,18 @@ def _output(value: Any) -> Any:
     return _OUTPUTS[value]
 
 
+def _logprobs_wanted(fields: Fields) -> int | None:
+    """How many alternatives to each token are wanted; None where no logprobs are."""
+    wanted = fields.boolean("logprobs", default=False)
+    count = fields.integer("top_logprobs", 0, _MAX_LOGPROBS)
+    if count is not None and not wanted:
+        raise RequestError("expected logprobs to be true where alternatives are asked for", "top_logprobs")
+    return (count or 0) if wanted else None
+
+
 def _refuse_unsupported(body: Mapping[str, Any]) -> None:
     """What would give the answer another form and isn't done here is refused, rather than forgotten without a word."""
-    for key in ("logprobs", "top_logprobs", "functions", "function_call", "audio"):
+    for key in ("functions", "function_call", "audio"):
         if body.get(key):
             raise RequestError("not supported", key)
 
@@ -162,6 +184,7 @@ class Encoder:
     include_usage: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
+    _begin: bytes = b""
     _begun: set[int] = field(default_factory=set)
     _reports: list[Report] = field(default_factory=list)
 
@@ -171,9 +194,9 @@ class Encoder:
                 "index": index,
                 "message": {**message.to_openai(), "refusal": None},
                 "finish_reason": message.finish_reason,
-                "logprobs": None,
+                "logprobs": _logprobs(report.logprobs) if report.logprobs else None,
             }
-            for index, (message, _) in enumerate(answers)
+            for index, (message, report) in enumerate(answers)
         ]
         self._reports += [report for _, report in answers]
         return {**self._head("chat.completion"), "choices": choices, **self._tail()}
@@ -182,16 +205,18 @@ class Encoder:
         return b""
 
     def frames(self, items: Sequence[Event | Report], index: int) -> bytes:
-        frames = [] if index in self._begun else [self._chunk(index, {"role": "assistant", "content": ""})]
+        frames = [] if index in self._begun else [self._frame(index, {"role": "assistant", "content": ""})]
         self._begun.add(index)
         for item in items:
             if isinstance(item, Report):
                 self._reports.append(item)
             elif delta := _delta(item):
-                frames.append(self._chunk(index, delta))
+                frames.append(self._frame(index, delta))
+            elif isinstance(item, TokenLogprobs):
+                frames.append(self._frame(index, {}, logprobs=_logprobs([item])))
             elif isinstance(item, Finish):
-                frames.append(self._chunk(index, {}, item.reason))
-        return b"".join(map(data, frames))
+                frames.append(self._frame(index, {}, item.reason))
+        return b"".join(frames)
 
     def end(self) -> bytes:
         usage = {**self._head("chat.completion.chunk"), "choices": [], **self._tail()}
@@ -209,9 +234,29 @@ class Encoder:
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
-        return {**self._head("chat.completion.chunk"), "choices": [choice]}
+    def _frame(
+        self, index: int, delta: dict[str, Any], finish_reason: str | None = None, logprobs: Any = None
+    ) -> bytes:
+        """A chunk. Its head is the same for all, and is written once."""
+        if not self._begin:
+            self._begin = b"data: " + msgspec.json.encode(self._head("chat.completion.chunk"))[:-1] + b',"choices":['
+        choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs}
+        return b"%b%b]}\n\n" % (self._begin, msgspec.json.encode(choice))
+
+
+def _logprobs(tokens: Sequence[TokenLogprobs]) -> dict[str, Any]:
+    content = [
+        {
+            **_logprob(one.token, one.logprob),
+            "top_logprobs": [_logprob(token, logprob) for token, logprob in one.alternatives],
+        }
+        for one in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _logprob(token: str, logprob: float) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
 
 
 def _delta(event: Event) -> dict[str, Any] | None:

@@ -152,7 +152,7 @@ class Turn:
         """Take a generated token; says why generation must be interrupted, if it must."""
         ids = self._ids_of(token)
         if self.matcher is None:
-            self._accept(ids, alternatives=self._offered(token))
+            self._accept(ids, logprob=self._logprob(token), alternatives=self._offered(token))
             return "stopped" if self.over else None
         if self.matcher.validate_tokens(ids) == len(ids):
             self.matcher.consume_tokens(ids)
@@ -165,6 +165,9 @@ class Turn:
         self._accept([id])
         self._force()
         return "replaced"
+
+    def _logprob(self, token: Mapping[str, Any]) -> float | None:
+        return None if self.params.logprobs is None else float(token["logprob"])
 
     def _offered(self, token: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
         """What else might have come, for a caller who asks for that."""
@@ -237,7 +240,12 @@ class Turn:
         return self.over or forced or self._spent()
 
     def _accept(
-        self, ids: Sequence[int], *, forced: bool = False, alternatives: tuple[tuple[str, float], ...] = ()
+        self,
+        ids: Sequence[int],
+        *,
+        forced: bool = False,
+        logprob: float | None = None,
+        alternatives: tuple[tuple[str, float], ...] = (),
     ) -> None:
         self.ids += ids
         if forced:
@@ -245,7 +253,7 @@ class Turn:
         else:
             self.generated += len(ids)
         if text := self.text.feed(self.tokenizer.decode(ids)):
-            self.emit(Piece(text, alternatives=alternatives))
+            self.emit(Piece(text, logprob=logprob, alternatives=alternatives))
         self.over = self.over or self.text.stopped_by is not None
 
 
