@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from hypothesis import HealthCheck, settings
 
 from abruzzi import EngineUnavailable, Tool, connect
 from abruzzi.engines.base import Engine
 from abruzzi.server.app import create_app
+from abruzzi.server.listener import Listener, listen
 from abruzzi.server.settings import Settings
+from abruzzi.server.telemetry import Telemetry
 
 # A machine whose cores are busy is no failure. `--hypothesis-profile hot` looks long and hard.
 settings.register_profile("default", deadline=None)
@@ -72,14 +72,12 @@ def embedded() -> Iterator[Engine]:
 class Served:
     """An engine behind a real socket, in a thread of its own."""
 
-    def __init__(self, engine: Engine, **settings: Any) -> None:
-        self.socket = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, engine: Engine, telemetry: Telemetry | None = None, **settings: Any) -> None:
+        self.socket = listen("127.0.0.1", 0)
         self.port: int = self.socket.getsockname()[1]
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
-        config = uvicorn.Config(
-            create_app(engine, Settings(**settings)), log_level="error", timeout_graceful_shutdown=1
-        )
-        self.server = uvicorn.Server(config)
+        self.app = create_app(engine, Settings(**{"grace": 0.5, **settings}), telemetry)
+        self.server = Listener(self.app)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         self.thread.start()
 
@@ -95,6 +93,8 @@ class Unclosed:
     def __init__(self, engine: Engine) -> None:
         self.capabilities = engine.capabilities
         self.complete = engine.complete
+        if (health := getattr(engine, "health", None)) is not None:
+            self.health = health
 
     async def aclose(self) -> None:
         pass

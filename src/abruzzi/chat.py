@@ -42,6 +42,8 @@ _RESUMES_IN_ALL = 32
 # An engine that brought nothing new is asked for something else, and for what else it might have written.
 _RETRY_TEMPERATURE = 0.8
 _ALTERNATIVES = 8
+# Messages that are rendered beside other work.
+_MANY = 20
 # Characters that an engine may write when no more are wanted: the end of the section and of the turn.
 _BEHIND = 64
 _ASK_JSON = "Answer with one JSON object that follows this JSON Schema, and nothing else: "
@@ -74,6 +76,12 @@ class ChatRequest:
             raise RequestError(f"expected tool_calls, raw or pythonic, got {self.output!r}", "output")
         if self.answer is not None and self.output != "tool_calls":
             raise RequestError(f"an answer of a form of its own can't be had as {self.output} text", "output")
+
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it takes a while to make it ready."""
+        return bool(self.tools) or self.answer is not None or len(self.messages) > _MANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +146,7 @@ async def stream(engine: Engine, request: ChatRequest) -> AsyncGenerator[Event |
 async def batches(engine: Engine, request: ChatRequest) -> AsyncGenerator[Sequence[Event | Report], None]:
     """The same, with what is there at once together."""
     # Schemas and grammars of many tools take a while, and others are being served meanwhile.
-    turn = await asyncio.to_thread(_Turn, engine, request)
+    turn = await asyncio.to_thread(_Turn, engine, request) if request.is_large else _Turn(engine, request)
     async with contextlib.aclosing(turn.events()) as several:
         async for events in several:
             if events:

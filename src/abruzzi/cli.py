@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-import logging
 import os
 import re
-import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO, Literal, TextIO
 
 import click
 import msgspec
-import uvicorn
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.text import Text
@@ -28,18 +26,24 @@ from abruzzi.engines.base import Engine
 from abruzzi.engines.connect import EMBEDDED, connect
 from abruzzi.engines.local.weights import CATALOGUE, is_whole, obtain, weights_named
 from abruzzi.guide.reading import ToolFormat, parser_for
-from abruzzi.protocol.errors import AbruzziError, EngineUnavailable, RequestError
+from abruzzi.protocol.errors import AbruzziError, RequestError
 from abruzzi.protocol.events import Event
 from abruzzi.protocol.messages import Message, Tool, as_messages, as_tools
 from abruzzi.protocol.template import render_prompt
 from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import Variant, variant_of_config, variant_of_model
+from abruzzi.server.access import keys_of
 from abruzzi.server.app import create_app
 from abruzzi.server.chat_completions import thinking_of
+from abruzzi.server.limits import Rate
+from abruzzi.server.listener import Listener, listen
+from abruzzi.server.logs import configure
+from abruzzi.server.settings import Settings
 from abruzzi.tools import load
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+_DEFAULTS = Settings()
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -74,13 +78,29 @@ def main() -> None:
 
 _engine_options = (
     click.option(
-        "--engine", default=EMBEDDED, show_default=True, help="The embedded engine, or the URL of a completions server."
+        "--engine",
+        multiple=True,
+        default=[EMBEDDED],
+        show_default=True,
+        help="The embedded engine, or the URL of a completions server; may be given several times, for several"
+        " servers of one model.",
     ),
     click.option(
         "--model",
         help="The model's name on that server; for the embedded engine known weights or a path to a GGUF file.",
     ),
     click.option("--variant", help="The format that the model behind a URL speaks; its name tells, or it is k2."),
+    click.option(
+        "--tokenizer",
+        type=click.Path(path_type=Path),
+        help="The folder of a served K2's tiktoken.model: counts the tokens where the engine doesn't.",
+    ),
+    click.option(
+        "--engine-timeout",
+        "timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Seconds of silence after which a server is given up; 600 when left out.",
+    ),
     click.option(
         "--threads",
         default=1,
@@ -228,37 +248,74 @@ def _result_as_json(result: Result) -> dict[str, Any]:
 
 
 @main.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; beyond this machine with keys.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--api-key", "api_keys", multiple=True, help="A key that lets in; may be given several times.")
+@click.option("--api-key-file", type=click.Path(path_type=Path), help="A file of keys, one a line; # begins a comment.")
+@click.option("--insecure", is_flag=True, help="Serve everybody who can reach the address, without a key.")
+@click.option("--allow-host", "allow_hosts", multiple=True, help="Another name that a server on loopback answers to.")
+@click.option("--allow-origin", "allow_origins", multiple=True, help="An origin whose web pages may use it, or *.")
+@click.option(
+    "--max-concurrent",
+    default=_DEFAULTS.max_concurrent,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Requests that are answered at once.",
+)
+@click.option(
+    "--rate", "rate_text", metavar="N/min", help="Requests from one key, or one address: 60/min, 2/s, 1000/h."
+)
+@click.option(
+    "--max-body",
+    default=_DEFAULTS.max_body,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Bytes of a request's body.",
+)
+@click.option(
+    "--grace",
+    default=_DEFAULTS.grace,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds for open requests to end in when it is stopped.",
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--log-content", is_flag=True, help="Log what is asked and what the model writes, too.")
 @_with_engine_options
-def serve(host: str, port: int, **engine: Any) -> None:
-    """Serve OpenAI's chat API in front of the engine."""
+def serve(
+    host: str,
+    port: int,
+    api_keys: tuple[str, ...],
+    api_key_file: Path | None,
+    insecure: bool,
+    rate_text: str | None,
+    log_format: Literal["text", "json"],
+    **options: Any,
+) -> None:
+    """Serve the chat APIs in front of the engine.
+
+    Keys are read from ABRUZZI_API_KEYS, too, with commas between them: there they don't show in the list of processes.
+    """
     if not host:
         raise click.UsageError("--host is empty: 127.0.0.1 is this machine alone, 0.0.0.0 all its networks")
-    listening = _listen(host, port)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with _connected(**engine) as connected:
+    keys = keys_of(api_keys, api_key_file, os.environ.get("ABRUZZI_API_KEYS", ""))
+    # What is left then is the engine's.
+    own = {field.name: options.pop(field.name) for field in fields(Settings) if field.name in options}
+    settings = Settings(
+        host=host, api_keys=keys, rate=Rate.parse(rate_text) if rate_text else None, log=log_format, **own
+    )
+    if not (keys or insecure or settings.is_loopback):
+        raise click.UsageError(
+            f"{host} can be reached from other machines: give --api-key KEY, --api-key-file FILE or ABRUZZI_API_KEYS"
+            " so that only who has a key comes in, or --insecure to serve everybody"
+        )
+    listening = listen(host, port)
+    configure(log_format)
+    with _connected(**options) as connected:
         bound = listening.getsockname()[1]
         address = f"http://{f'[{host}]' if ':' in host else host}:{bound}/v1"
-        err.print(f"{connected.capabilities.model} is served at {address} (Ctrl-C stops it)")
-        config = uvicorn.Config(create_app(connected), log_level="warning", timeout_graceful_shutdown=5)
-        uvicorn.Server(config).run(sockets=[listening])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """The port, taken before anything is loaded."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(2048)
-    except OSError as error:
-        listening.close()
-        raise EngineUnavailable(
-            f"can't listen on {host}:{port}: {error.strerror or error}; choose others with --host and --port"
-        ) from error
-    return listening
+        err.print(f"{connected.capabilities.model} is served at {address} (Ctrl-C stops it)", markup=False)
+        Listener(create_app(connected, settings)).run(sockets=[listening])
 
 
 @main.group(invoke_without_command=True)
@@ -406,10 +463,10 @@ def _print_json(value: Any, stdout: TextIO | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _connected(*, engine: str, model: str | None, variant: str | None, threads: int) -> Iterator[Engine]:
+def _connected(*, engine: tuple[str, ...], **options: Any) -> Iterator[Engine]:
     """The engine, with a bar while its weights are fetched."""
     with _progress() as progress:
-        connected = connect(engine, model=model, variant=variant, threads=threads, progress=progress)
+        connected = connect(engine, progress=progress, **options)
     yield connected
 
 

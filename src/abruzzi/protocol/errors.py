@@ -2,10 +2,11 @@
 
     AbruzziError
     ├── RequestError           the client's: a schema, role or choice that makes no sense (HTTP 400)
-    │   └── BodyTooLarge       it is too long to be read (HTTP 413; abruzzi.server.sse)
+    │   └── ...                it may not come in, or not now, or not like that (HTTP 4xx; abruzzi.server.refusals)
     ├── ToolError              the caller's: a function or file that can't be made tools of (HTTP 400; abruzzi.tools)
     ├── OutputError            the model's: no valid output could be had from it (HTTP 502)
     └── EngineError            the engine's: it refused or failed (HTTP 502)
+        ├── Refused            it wants no such request (abruzzi.engines.refusal)
         ├── EngineUnavailable  it can't be reached or can't start (HTTP 503)
         └── EngineTimeout      it went silent (HTTP 504)
 

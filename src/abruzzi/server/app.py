@@ -1,77 +1,218 @@
-"""The HTTP server: its paths, in front of one engine."""
+"""The HTTP server as an ASGI application: its paths, in front of one engine."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator
-
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from collections.abc import Callable
+from typing import Any
 
 from abruzzi.engines.base import Engine
-from abruzzi.protocol.errors import OutputError, RequestError
+from abruzzi.protocol.errors import AbruzziError, RequestError
+from abruzzi.server import page
+from abruzzi.server.access import Access
 from abruzzi.server.chat_completions import ChatCompletions
 from abruzzi.server.dialect import Dialect
-from abruzzi.server.endpoint import Endpoint, Exchange
+from abruzzi.server.endpoint import Endpoint
+from abruzzi.server.exchange import ClientLeft, Exchange, Receive, Scope, Send
+from abruzzi.server.limits import Buckets, address
+from abruzzi.server.logs import RequestLog
+from abruzzi.server.message_count import CountTokens
+from abruzzi.server.messages import Messages
+from abruzzi.server.metrics import Metrics
+from abruzzi.server.paths import Path, Paths
+from abruzzi.server.refusals import NoSuchPath, ServerFault, Stopping, TooMany, WrongMethod
+from abruzzi.server.responses import Responses
 from abruzzi.server.settings import Settings
+from abruzzi.server.telemetry import Telemetry
 
 logger = logging.getLogger("abruzzi.server")
-# The paths that have a model answer.
-DIALECTS: dict[str, Dialect] = {"/v1/chat/completions": ChatCompletions()}
+_OPENAI = ChatCompletions()
+_ANTHROPIC = Messages()
 
 
-def create_app(engine: Engine, settings: Settings | None = None) -> Starlette:
-    """The application; it closes the engine when it ends."""
-    model = engine.capabilities.model
-    violations: Counter[str] = Counter()
+class App:
+    """The application. It closes the engine when it ends.
 
-    def done(exchange: Exchange) -> None:
-        for report in exchange.reports:
-            violations.update(report.violations)
-        if isinstance(exchange.error, OutputError):
-            violations.update(exchange.error.violations)
-        if exchange.error is not None and not isinstance(exchange.error, RequestError):
-            logger.warning("%s%s", "a stream broke off: " if exchange.status == 200 else "", exchange.error)
+    A request goes from here to its path's handler and from there to the socket: no layer lies in between, so that
+    what is written of a stream goes through none.
+    """
 
-    def endpoint(dialect: Dialect) -> Endpoint:
-        return Endpoint(dialect, engine, settings or Settings(), done)
+    def __init__(self, engine: Engine, settings: Settings, telemetry: Telemetry | None = None) -> None:
+        self.settings = settings
+        self.open: set[Exchange] = set()
+        """The requests that a model is answering."""
+        self.is_stopping = False
+        self._engine = engine
+        self._access = Access(settings)
+        self._trusts_all = settings.is_loopback or not settings.api_keys
+        self._buckets = Buckets(settings.rate) if settings.rate else None
+        self._metrics = Metrics(engine.capabilities, self.open)
+        self._paths = Paths([*_work(engine, settings), *self._views()])
+        # Each hears of every exchange when it is over.
+        self._listeners: list[Callable[[Exchange], object]] = [self._metrics.done]
+        if settings.log:
+            self._listeners.append(RequestLog(settings.log, with_content=settings.log_content).done)
+        telemetry = telemetry or Telemetry.of_environment(engine.capabilities)
+        if telemetry is not None:
+            self._listeners.append(telemetry.done)
+        self._telemetry = telemetry
 
-    async def models(_: Request) -> JSONResponse:
-        return JSONResponse(
-            {"object": "list", "data": [{"id": model, "object": "model", "created": 0, "owned_by": "abruzzi"}]}
-        )
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
 
-    async def health(_: Request) -> JSONResponse:
-        return JSONResponse({"status": "ok", "model": model, "violations": {model: violations}})
+    def stop(self) -> None:
+        """From now on every request is refused."""
+        self.is_stopping = True
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
-        await engine.aclose()
+    def cut(self) -> None:
+        """End the requests that are open, each with an error in its dialect's form."""
+        for exchange in tuple(self.open):
+            exchange.end(Stopping())
 
-    routes = [
-        *(Route(path, endpoint(dialect), methods=["POST"]) for path, dialect in DIALECTS.items()),
-        Route("/v1/models", models),
-        Route("/health", health),
+    def _views(self) -> list[Path]:
+        """What is to be seen of the server."""
+        return [
+            Path("/v1/models", {"GET": self._models}),
+            Path("/v1/models/{model}", {"GET": self._one_model}),
+            Path("/health", {"GET": self._health}),
+            Path("/metrics", {"GET": self._show_metrics}),
+            Path("/", {"GET": self._page}),
+        ]
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        path = self._paths.find(scope["path"])
+        # Anthropic's clients always send that header.
+        dialect = (path and path.dialect) or (_ANTHROPIC if b"anthropic-version" in headers else _OPENAI)
+        exchange = Exchange(scope, receive, send, dialect, headers, path.name if path else "other")
+        try:
+            await self._admit(exchange, path)
+        except ClientLeft as error:
+            exchange.error = error
+        except AbruzziError as error:
+            await exchange.refuse(error)
+        except asyncio.CancelledError:
+            reason = exchange.interrupted() or Stopping()
+            exchange.error = reason
+            if isinstance(reason, AbruzziError) and not exchange.status:
+                await exchange.refuse(reason)
+        except Exception as error:
+            exchange.error = error
+            logger.exception("%s: a mistake of the server's own", exchange.id)
+            if not exchange.status:
+                await exchange.refuse(ServerFault(exchange.id))
+        finally:
+            self.open.discard(exchange)
+            self._done(exchange)
+
+    async def _admit(self, exchange: Exchange, path: Path | None) -> None:
+        """From the door to the path's handler."""
+        headers, method = exchange.headers, exchange.scope["method"]
+        if self.settings.allow_origins:
+            exchange.response_headers += self._access.cors(headers.get(b"origin"))
+            if path is not None and method == "OPTIONS" and b"access-control-request-method" in headers:
+                preflight = self._access.preflight(headers, path.allowed)
+                if preflight is not None:
+                    return await exchange.answer(200, b"", b"text/plain", preflight)
+        key = self._access.admit(headers, exchange.path)
+        exchange.is_trusted = key is not None or self._trusts_all
+        if path is None:
+            raise NoSuchPath(f"no {exchange.scope['path'][:200]} here; GET / tells what there is")
+        handler = path.handler(method)
+        if handler is None:
+            raise WrongMethod(f"{path.name} takes {path.allowed}, not {method}", path.allowed)
+        if self.is_stopping and path.name != "/health":
+            raise Stopping
+        if path.is_work:
+            if self._buckets is not None:
+                self._buckets.take(key or address(exchange.scope["client"]))
+            if len(self.open) >= self.settings.max_concurrent:
+                raise TooMany(f"{len(self.open):,} requests are being answered, and more are not taken", 1)
+            self.open.add(exchange)
+        await handler(exchange)
+
+    def _done(self, exchange: Exchange) -> None:
+        error = exchange.error
+        if isinstance(error, AbruzziError) and not isinstance(error, RequestError | Stopping | ServerFault):
+            broken = "a stream broke off: " if exchange.status == 200 else ""
+            logger.warning("%s: %s%s", exchange.id, broken, error)
+        for listener in self._listeners:
+            listener(exchange)
+
+    async def _models(self, exchange: Exchange) -> None:
+        model = self._told_model()
+        ends = {"has_more": False, "first_id": model["id"], "last_id": model["id"]}
+        await exchange.answer_json(200, {"object": "list", "data": [model], **ends})
+
+    async def _one_model(self, exchange: Exchange) -> None:
+        asked, model = exchange.scope["path"].removeprefix("/v1/models/"), self._told_model()
+        if asked != model["id"]:
+            raise NoSuchPath(f"no model {asked[:200]!r} here: expected {model['id']!r}")
+        await exchange.answer_json(200, model)
+
+    def _told_model(self) -> dict[str, Any]:
+        """As OpenAI tells of a model and as Anthropic does, at once: neither's clients mind the other's members."""
+        model = self._engine.capabilities.model
+        openai = {"id": model, "object": "model", "created": 0, "owned_by": "abruzzi"}
+        return {**openai, "type": "model", "display_name": model, "created_at": "1970-01-01T00:00:00Z"}
+
+    async def _health(self, exchange: Exchange) -> None:
+        """503 where it can't answer: a load balancer had better ask another."""
+        model = self._engine.capabilities.model
+        # A pool of engines knows more.
+        ask = getattr(self._engine, "health", None)
+        alone = [{"url": getattr(self._engine, "url", None), "model": model, "status": "ok"}]
+        engines = alone if ask is None else ask()
+        is_well = any(engine["status"] == "ok" for engine in engines)
+        status = "stopping" if self.is_stopping else "ok" if is_well else "sick"
+        told: dict[str, Any] = {"status": status}
+        if exchange.is_trusted:
+            told |= {"model": model, "engines": engines, "violations": {model: self._metrics.violations}}
+        headers = Stopping.headers if self.is_stopping else ()
+        await exchange.answer_json(200 if status == "ok" else 503, told, headers)
+
+    async def _show_metrics(self, exchange: Exchange) -> None:
+        text, kind = self._metrics.shown(exchange.headers.get(b"accept", b"").decode("latin-1"))
+        await exchange.answer(200, text, kind.encode())
+
+    async def _page(self, exchange: Exchange) -> None:
+        about = page.About(self._engine.capabilities, self._paths.all, bool(self.settings.api_keys))
+        body, kind, headers = page.shown(about, exchange)
+        await exchange.answer(200, body, kind, headers)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        try:
+            await self._engine.aclose()
+        finally:
+            if self._telemetry is not None:
+                await asyncio.to_thread(self._telemetry.close)
+            await send({"type": "lifespan.shutdown.complete"})
+
+
+def _work(engine: Engine, settings: Settings) -> list[Path]:
+    """The paths that have a model answer, and what belongs to their dialects."""
+    responses = Responses(engine.capabilities.variant)  # an application's own: it stores what it answered
+
+    def path(name: str, dialect: Dialect) -> Path:
+        return Path(name, {"POST": Endpoint(dialect, engine, settings)}, dialect, is_work=True)
+
+    count_tokens = {"POST": CountTokens(engine, settings)}
+    return [
+        path("/v1/chat/completions", _OPENAI),
+        path("/v1/responses", responses),
+        Path("/v1/responses/{id}", {"GET": responses.stored, "DELETE": responses.stored}, responses),
+        path("/v1/messages", _ANTHROPIC),
+        Path("/v1/messages/count_tokens", count_tokens, _ANTHROPIC, is_work=True),
     ]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _no_such_path})
 
 
-async def _no_such_path(request: Request, error: Exception) -> Response:
-    """404 and 405 in the form of the dialect that the client speaks."""
-    assert isinstance(error, HTTPException)
-    path, method = request.url.path, request.method
-    told = NoSuchPath(f"no {path} here" if error.status_code == 404 else f"{path} doesn't take {method}")
-    dialect = DIALECTS.get(path, DIALECTS["/v1/chat/completions"])
-    return JSONResponse(dialect.error(told), error.status_code, error.headers)
-
-
-class NoSuchPath(RequestError):
-    """There is no such path, or it takes another method."""
-
-    status = 404
+def create_app(engine: Engine, settings: Settings | None = None, telemetry: Telemetry | None = None) -> App:
+    """The application, in front of an engine, which it closes when it ends."""
+    return App(engine, settings or Settings(), telemetry)

@@ -288,5 +288,5 @@ def _usage(reports: Sequence[Report]) -> dict[str, Any]:
 def error_body(error: AbruzziError) -> dict[str, Any]:
     """An error as OpenAI's clients expect it."""
     kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
-    code = type(error).__name__ if isinstance(error, EngineError) else None
+    code = type(error).__name__ if isinstance(error, EngineError) else getattr(error, "code", None)
     return {"error": {"message": str(error), "type": kind, "param": getattr(error, "param", None), "code": code}}

@@ -1,94 +1,57 @@
-"""One of the server's paths that has a model answer, as a plain ASGI application: the same for every dialect."""
+"""One of the server's paths that has a model answer: the same for every dialect."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypeVar
-
-from starlette.types import Message, Receive, Scope, Send
 
 from abruzzi import chat
 from abruzzi.chat import Report
 from abruzzi.engines.base import Engine
-from abruzzi.protocol.errors import AbruzziError, EngineUnavailable
-from abruzzi.protocol.events import Event
-from abruzzi.server.asgi import ClientLeft, EventStream, read_json, send_json, while_connected
+from abruzzi.protocol.errors import AbruzziError
+from abruzzi.protocol.events import Event, Finish
+from abruzzi.server.asgi import EventStream, read_json, while_connected
 from abruzzi.server.dialect import Call, Dialect
+from abruzzi.server.exchange import ClientLeft, Exchange
+from abruzzi.server.refusals import ServerFault, Stopping
 from abruzzi.server.settings import Settings
 
 _T = TypeVar("_T")
-# How long a client had better wait before it tries an engine again that is down.
-_RETRY_AFTER = [(b"retry-after", b"5")]
-
-
-@dataclass(slots=True)
-class Exchange:
-    """A request and what became of it, for whoever counts or logs."""
-
-    path: str
-    began: float = field(default_factory=time.perf_counter)
-    status: int = 0
-    """Of the response; 0 where the client left before there was one."""
-    streamed: bool = False
-    first: float | None = None
-    """When the first of the answer went out."""
-    reports: list[Report] = field(default_factory=list)
-    """One for each answer that became whole."""
-    error: AbruzziError | None = None
+logger = logging.getLogger("abruzzi.server")
 
 
 class Endpoint:
-    """Answers in one dialect. `done` hears of every exchange when it is over."""
+    """Answers in one dialect."""
 
-    def __init__(
-        self, dialect: Dialect, engine: Engine, settings: Settings, done: Callable[[Exchange], object]
-    ) -> None:
+    def __init__(self, dialect: Dialect, engine: Engine, settings: Settings) -> None:
         self._dialect = dialect
         self._engine = engine
         self._settings = settings
-        self._done = done
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope["path"])
+    async def __call__(self, exchange: Exchange) -> None:
+        """Raises AbruzziError for what goes wrong before there is anything of an answer."""
+        exchange.body = await read_json(exchange, self._settings.max_body)
+        call = self._dialect.decode(exchange.body, self._engine.capabilities.model)
+        if not self._settings.log_content:
+            exchange.body = None  # it may be long, and its decoded form is enough
+        exchange.call = call
+        await while_connected(exchange, self._stream(call, exchange) if call.stream else self._answer(call, exchange))
 
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                exchange.status = message["status"]
-            await send(message)
-
-        try:
-            body = await read_json(scope, receive, self._settings.max_body)
-            call = self._dialect.decode(body, self._engine.capabilities.model)
-            await while_connected(receive, self._answer(call, sending, exchange))
-        except ClientLeft:
-            pass
-        except asyncio.CancelledError:
-            # The server is told to stop and has waited long enough: an open stream ends, any other request is told why.
-            if not exchange.status:
-                await self._refuse(sending, EngineUnavailable("the server is stopping"), exchange)
-        except AbruzziError as error:
-            await self._refuse(sending, error, exchange)
-        finally:
-            self._done(exchange)
-
-    async def _answer(self, call: Call, send: Send, exchange: Exchange) -> None:
-        if call.stream:
-            await self._stream(call, send, exchange)
-            return
-        several = [chat.complete(self._engine, call.request) for _ in range(call.answers)]
-        answers = await _all(several)
+    async def _answer(self, call: Call, exchange: Exchange) -> None:
+        answers = await _all([chat.complete(self._engine, call.request) for _ in range(call.answers)])
         exchange.reports += [report for _, report in answers]
-        await send_json(send, 200, call.encoder.whole(answers))
+        exchange.finish_reasons += [message.finish_reason or "" for message, _ in answers]
+        await exchange.answer_json(200, call.encoder.whole(answers))
 
-    async def _stream(self, call: Call, send: Send, exchange: Exchange) -> None:
+    async def _stream(self, call: Call, exchange: Exchange) -> None:
         """The head goes out with the first of the answer: what fails before it still gets a status of its own."""
         exchange.streamed = True
-        encoder = call.encoder
-        async with EventStream(send, encoder.begin()) as stream:
+        last = b""
+        async with EventStream(exchange, call.encoder.begin()) as stream:
             try:
                 async with contextlib.aclosing(_merged(self._engine, call)) as several:
                     async for index, items in several:
@@ -96,20 +59,33 @@ class Endpoint:
                             exchange.first = time.perf_counter()
                         if isinstance(items[-1], Report):
                             exchange.reports.append(items[-1])
-                        await stream.send(encoder.frames(items, index))
-                end = encoder.end()
-            except AbruzziError as error:
+                            exchange.finish_reasons += [item.reason for item in items if isinstance(item, Finish)]
+                        frames = call.encoder.frames(items, index)
+                        if exchange.reports and call.answers == 1:
+                            last = frames  # the end follows at once: they go out together
+                        else:
+                            await stream.send(frames)
+                end = last + call.encoder.end()
+            except (Exception, asyncio.CancelledError) as error:
                 if not stream.has_begun:
                     raise
-                exchange.error = error
-                end = encoder.failed(error)
+                told = _told(error, exchange)
+                exchange.error = told
+                end = last + call.encoder.failed(told)
             await stream.end(end)
 
-    async def _refuse(self, send: Send, error: AbruzziError, exchange: Exchange) -> None:
-        exchange.error = error
-        await send_json(
-            send, error.status, self._dialect.error(error), _RETRY_AFTER if error.status in (429, 503) else None
-        )
+
+def _told(error: BaseException, exchange: Exchange) -> AbruzziError:
+    """What a client is told that has part of its answer. Raises ClientLeft where there is none any more."""
+    if isinstance(error, asyncio.CancelledError):
+        # The server is told to stop and has waited long enough, unless it is the client.
+        error = exchange.interrupted() or Stopping()
+        if isinstance(error, ClientLeft):
+            raise error
+    if isinstance(error, AbruzziError):
+        return error
+    logger.error("%s: a mistake of the server's own", exchange.id, exc_info=error)
+    return ServerFault(exchange.id)
 
 
 async def _all(several: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:

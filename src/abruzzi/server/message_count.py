@@ -1,0 +1,54 @@
+"""Anthropic's `POST /v1/messages/count_tokens`: how long a prompt is, without an answer to it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from abruzzi.chat import ChatRequest
+from abruzzi.engines.asking import counter_of
+from abruzzi.engines.base import Capabilities, Engine
+from abruzzi.guide.schema import Schemas
+from abruzzi.protocol.template import render_prompt
+from abruzzi.server.asgi import read_json
+from abruzzi.server.dialect import Fields
+from abruzzi.server.exchange import Exchange
+from abruzzi.server.messages import request_of
+from abruzzi.server.settings import Settings
+
+# Of a token, on average, where nobody counts them.
+_CHARACTERS = 4
+
+
+class CountTokens:
+    """Answers `{"input_tokens": N}`: exact for an engine that gives token ids, else the prompt's characters by four.
+
+    The words that ask for an answer of a form aren't counted. A request is refused as `POST /v1/messages` refuses it,
+    but that its conversation may end with an answer.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Raises RequestError."""
+        capabilities = self._engine.capabilities
+        body = await read_json(exchange, self._settings.max_body)
+        request = request_of(Fields(body), capabilities.model, answers=False)
+        count = await asyncio.to_thread(count_tokens, request, capabilities)  # takes a while for megabytes
+        await exchange.answer_json(200, {"input_tokens": count})
+
+
+def count_tokens(request: ChatRequest, capabilities: Capabilities) -> int:
+    """The length of the prompt that the model would read. Raises RequestError for what it wouldn't be asked."""
+    Schemas(request.tools)
+    prompt = render_prompt(
+        request.messages,
+        tools=() if request.tool_choice == "none" else request.tools,
+        variant=capabilities.variant,
+        thinking=request.thinking,
+    )
+    counter = counter_of(capabilities)
+    if counter is not None:
+        return counter.count(prompt)
+    return -(-len(str(prompt)) // _CHARACTERS)

@@ -1,0 +1,168 @@
+"""Anthropic's `POST /v1/messages`: its body decoded to a `ChatRequest`.
+
+Reference: https://docs.anthropic.com/en/api/messages. What came before is read in `message_blocks.py`, the answer is
+written in `message_events.py`. Ours is the answer's `abruzzi`, which tells what was done to it, beside `usage`:
+`"abruzzi": false` in a request leaves it out.
+
+Read and not acted upon: `top_k`, `thinking.budget_tokens`, `output_config.effort`, `metadata`, `service_tier`,
+`cache_control`, and whatever isn't named here, such as what comes with a beta; no header is asked for. A tool's
+`strict` changes nothing, since every call is held to its schema: OpenAI's rules for strict schemas aren't Anthropic's,
+and aren't asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+from abruzzi.chat import ChatRequest
+from abruzzi.engines.base import SamplingParams
+from abruzzi.guide.schema import Schemas
+from abruzzi.protocol.errors import AbruzziError, RequestError
+from abruzzi.protocol.messages import Message, Tool
+from abruzzi.protocol.variants import variant_of_model
+from abruzzi.server.chat_completions import answer_schema
+from abruzzi.server.dialect import Call, Fields
+from abruzzi.server.message_blocks import conversation, system_text
+from abruzzi.server.message_events import Encoder, error_body
+
+_CHOICES: Mapping[str, str] = {"auto": "auto", "any": "required", "none": "none"}
+_THINKING = ("enabled", "adaptive", "between_tools", "disabled")
+
+
+class NoThread(RequestError):
+    """The client wants its conversation kept. By the `details` it knows that it has to send all of it each time, which
+    Anthropic's own then do by themselves; they begin their loops of tools with it.
+    """
+
+    details: Mapping[str, Any] = {"error_code": "thread_unsupported_request"}
+
+
+class Messages:
+    """The dialect of `POST /v1/messages`."""
+
+    def decode(self, body: dict[str, Any], model: str) -> Call:
+        fields = Fields(body)
+        if body.get("max_tokens") is None:
+            raise RequestError("expected an integer, the most tokens that the answer may have", "max_tokens")
+        return Call(
+            request_of(fields, model),
+            Encoder(model, bare=not fields.boolean("abruzzi", default=True)),
+            stream=fields.boolean("stream", default=False),
+            model=fields.string("model") or model,
+        )
+
+    def error(self, error: AbruzziError) -> dict[str, Any]:
+        return error_body(error)
+
+
+def request_of(fields: Fields, model: str, *, answers: bool = True) -> ChatRequest:
+    """What a body asks for; `answers`: whether the model is to answer it. Raises RequestError, with the path."""
+    if fields.value.get("thread") is not None:
+        raise NoThread("expected the whole conversation in messages: none is kept here", "thread")
+    fields.object("metadata")
+    fields.string("service_tier")
+    fields.integer("top_k", 0)
+    talk = conversation(fields, answers=answers)
+    tools = _tools(fields, talk.loaded)
+    choice, parallel = _tool_choice(fields, {tool.name for tool in tools})
+    system = system_text(fields)
+    return ChatRequest(
+        messages=(*([Message("system", system)] if system else []), *talk.messages),
+        tools=tools,
+        tool_choice=choice,
+        parallel_tool_calls=parallel,
+        thinking=_thinking(fields, model),
+        answer=_answer(fields.object("output_config").object("format")),
+        params=SamplingParams(
+            max_tokens=fields.integer("max_tokens", 1),
+            temperature=fields.number("temperature", 0, 1),
+            top_p=fields.number("top_p", 0, 1),
+            stop=_stops(fields),
+        ),
+    )
+
+
+def _tools(fields: Fields, loaded: Set[str]) -> tuple[Tool, ...]:
+    """The tools that the model is shown: of those that are deferred, the ones that a search has found."""
+    values = fields.list("tools", optional=True)
+    tools = tuple(_tool(one, f"tools[{i}]") for i, one in enumerate(values))
+    shown = tuple(
+        tool
+        for i, tool in enumerate(tools)
+        if tool.name in loaded or not Fields(values[i], f"tools[{i}]").boolean("defer_loading", default=False)
+    )
+    if len(shown) < len(tools):
+        Schemas(tools)  # while a fault's path is still the client's
+    return shown
+
+
+def _tool(value: Any, where: str) -> Tool:
+    if not isinstance(value, dict):
+        raise RequestError("expected a tool, an object", where)
+    fields = Fields(value, where)
+    kind = fields.string("type")
+    if kind not in (None, "custom"):
+        raise RequestError(
+            f"expected custom, got {kind!r}: Anthropic's own tools aren't to be had here", f"{where}.type"
+        )
+    fields.boolean("strict", default=False)
+    if not isinstance(value.get("input_schema"), dict):
+        raise RequestError("expected a JSON Schema, an object", fields.at("input_schema"))
+    function = {"name": value.get("name"), "description": value.get("description"), "parameters": value["input_schema"]}
+    return Tool.from_openai({"type": "function", "function": function}, where)
+
+
+def _tool_choice(fields: Fields, names: set[str]) -> tuple[str, bool]:
+    """The choice as `ChatRequest` has it, and whether several calls may come."""
+    choice = fields.object("tool_choice")
+    if fields.value.get("tool_choice") is None:
+        return "auto", True
+    kind, parallel = choice.string("type"), not choice.boolean("disable_parallel_tool_use", default=False)
+    if kind == "tool":
+        name = choice.string("name")
+        if name not in names:
+            raise RequestError(f"expected the name of a declared tool, got {name!r}", choice.at("name"))
+        if name in ("auto", "none", "required"):
+            raise RequestError(f"a tool called {name!r} can't be chosen by name", choice.at("name"))
+        return name, parallel
+    if kind is None or kind not in _CHOICES:
+        raise RequestError(f"expected auto, any, tool or none, got {kind!r}", choice.at("type"))
+    if kind == "any" and not names:
+        raise RequestError("any needs tools to choose from, none are declared", choice.at("type"))
+    return _CHOICES[kind], parallel
+
+
+def _thinking(fields: Fields, model: str) -> bool | None:
+    """Whether the model thinks.
+
+    Where it is asked to, it does if it can: agents ask whatever model they speak to. One that always thinks, as far as
+    its name tells, also does where it is asked not to, for agents ask so now and then, and must get an answer.
+    """
+    thinking = fields.object("thinking")
+    if fields.value.get("thinking") is None:
+        return None
+    kind = thinking.string("type")
+    if kind not in _THINKING:
+        raise RequestError(f"expected one of {', '.join(_THINKING)}, got {kind!r}", thinking.at("type"))
+    thinking.integer("budget_tokens", 1)
+    row = variant_of_model(model)
+    always = row is not None and row.thinks and not row.opens_thinking
+    return False if kind == "disabled" and not always else None
+
+
+def _answer(form: Fields) -> Mapping[str, Any] | None:
+    """The schema of the answer that is asked for. Raises RequestError where it is none of an object."""
+    if not form.value:
+        return None
+    if form.string("type") != "json_schema":
+        raise RequestError(f"expected json_schema, got {form.value.get('type')!r}", form.at("type"))
+    return answer_schema(form)
+
+
+def _stops(fields: Fields) -> tuple[str, ...]:
+    stops: Sequence[Any] = fields.list("stop_sequences", optional=True)
+    for i, stop in enumerate(stops):
+        if not isinstance(stop, str) or not stop:
+            raise RequestError("expected a string that isn't empty", f"stop_sequences[{i}]")
+    return tuple(stops)

@@ -1,0 +1,148 @@
+"""Responses that are kept for `previous_response_id`, for references to their items, and to be looked up.
+
+They are kept in memory, as JSON, up to a number and a size; what wasn't used for the longest time goes first. A server
+that is started anew knows none.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from abruzzi.server.refusals import Refusal
+
+Item = dict[str, Any]
+
+_MAX_ENTRIES = 4096
+_MAX_BYTES = 256 << 20
+
+
+class ResponseNotFound(Refusal):
+    """No response with this id is kept, or not any more."""
+
+    status = 404
+
+
+class PreviousNotFound(ResponseNotFound):
+    """It was to be gone on from."""
+
+    code = "previous_response_not_found"
+
+
+@dataclass(slots=True, eq=False)
+class Stored:
+    """A response as JSON, what it was an answer to, and the one it went on from."""
+
+    id: str
+    response: bytes
+    input: bytes
+    previous: Stored | None = None
+    item_ids: Sequence[str] = ()
+    """Of the items that may be referred to: those that got their ids from us."""
+    holders: int = field(default=0, repr=False)
+    """How many hold it in memory: the store, and responses held in memory that went on from it."""
+
+    @property
+    def size(self) -> int:
+        return len(self.response) + len(self.input)
+
+    def items(self) -> list[Item]:
+        """The conversation up to and with this response."""
+        turns: list[list[Item]] = []
+        turn: Stored | None = self
+        while turn is not None:
+            turns.append([*turn.own_input(), *msgspec.json.decode(turn.response)["output"]])
+            turn = turn.previous
+        return [item for items in reversed(turns) for item in items]
+
+    def own_input(self) -> list[Item]:
+        """The items of the request itself."""
+        items: list[Item] = msgspec.json.decode(self.input)
+        return items
+
+
+class ResponseStore:
+    """At most `entries` responses and `size` bytes. A response that others went on from counts as long as they do."""
+
+    def __init__(self, entries: int = _MAX_ENTRIES, size: int = _MAX_BYTES) -> None:
+        self._most = entries
+        self._most_bytes = size
+        self._kept: OrderedDict[str, Stored] = OrderedDict()
+        self._holding: dict[str, Stored] = {}  # which of them holds the item with an id
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, response: Mapping[str, Any], items: Sequence[Item], previous: Stored | None, made: set[str]) -> None:
+        """Keep a response and the items it answers; `made`: the ids of those that may be referred to."""
+        ids = (*made, *(item["id"] for item in response["output"]))
+        encode = msgspec.json.encode
+        stored = Stored(str(response["id"]), encode(response), encode(items), previous, ids)
+        if _whole_size(stored) > self._most_bytes:
+            return  # it would push out all others, and itself
+        self._kept[stored.id] = stored
+        self._hold(stored)
+        while len(self._kept) > self._most or self.bytes > self._most_bytes:
+            _, oldest = self._kept.popitem(last=False)
+            self._release(oldest)
+
+    def get(self, id: str) -> Stored:
+        """Raises ResponseNotFound."""
+        if id not in self._kept:
+            raise ResponseNotFound(f"response {id!r} is not kept here")
+        self._kept.move_to_end(id)
+        return self._kept[id]
+
+    def previous(self, id: str) -> Stored:
+        """The one to go on from. Raises PreviousNotFound."""
+        try:
+            return self.get(id)
+        except ResponseNotFound:
+            reason = f"previous response {id!r} not found: it was not stored, or gave way to newer ones"
+            raise PreviousNotFound(reason, "previous_response_id") from None
+
+    def delete(self, id: str) -> None:
+        """Raises ResponseNotFound."""
+        self._release(self.get(id))
+        del self._kept[id]
+
+    def item(self, id: str) -> Item | None:
+        """The item with this id, of a response in memory."""
+        stored = self._holding.get(id)
+        if stored is None:
+            return None
+        items = [*stored.own_input(), *msgspec.json.decode(stored.response)["output"]]
+        return next((item for item in items if item["id"] == id), None)
+
+    def _hold(self, stored: Stored | None) -> None:
+        while stored is not None:
+            stored.holders += 1
+            if stored.holders > 1:
+                return
+            self.bytes += stored.size
+            self._holding.update(dict.fromkeys(stored.item_ids, stored))
+            stored = stored.previous
+
+    def _release(self, stored: Stored | None) -> None:
+        while stored is not None:
+            stored.holders -= 1
+            if stored.holders:
+                return
+            self.bytes -= stored.size
+            for id in stored.item_ids:
+                self._holding.pop(id, None)
+            stored = stored.previous
+
+
+def _whole_size(stored: Stored) -> int:
+    size = 0
+    turn: Stored | None = stored
+    while turn is not None:
+        size += turn.size
+        turn = turn.previous
+    return size

@@ -1,0 +1,111 @@
+"""`abruzzi serve`, as a user starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CompletionsServer, events
+from tests.server.asking import CHAT, HELLO, ask, streamed
+
+COMMAND = [sys.executable, "-m", "abruzzi", "serve"]
+
+
+def refused(*options: str, **environment: str) -> str:
+    """What is said by a server that doesn't start."""
+    command = [*COMMAND, "--port", "0", "--engine", "http://127.0.0.1:9/v1", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | environment)
+    assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.invalid"])
+def test_beyond_this_machine_it_wants_keys(host: str) -> None:
+    told = refused("--host", host)
+    assert all(way in told for way in ("--api-key KEY", "--api-key-file FILE", "ABRUZZI_API_KEYS", "--insecure"))
+    assert "--api-key KEY" in refused("--host", host, ABRUZZI_API_KEYS=" , ")
+
+
+def test_what_makes_no_sense_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("good\nhas a secret\n")
+    told = refused("--api-key-file", str(file))
+    assert "API key 2 is none" in told and "secret" not in told
+    assert "can't read API keys" in refused("--api-key-file", str(tmp_path))
+    assert "such as 60/min" in refused("--rate", "often")
+    for option in ("--max-concurrent", "--max-body", "--grace"):
+        assert option in refused(option, "-1")
+
+
+def test_the_documentation_tells_of_its_options() -> None:
+    help = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
+    documentation = (Path(__file__).parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"--[a-z][a-z-]+", documentation)) - {"--help"}
+    assert told == set(re.findall(r"^  (--[a-z-]+)", help[: help.index("--engine")], re.MULTILINE)) - {"--port"}
+
+
+@contextlib.contextmanager
+def started(url: str, *options: str, **environment: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [*COMMAND, "--port", str(port), "--engine", url, "--variant", "k2", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment) as process:
+        try:
+            assert process.stderr is not None
+            assert f":{port}/v1" in process.stderr.readline()
+            deadline = time.monotonic() + 20
+            while True:
+                with contextlib.suppress(OSError):
+                    if ask(port, "/health").status:
+                        break
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield port, process
+        finally:
+            process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_options_and_environment_reach_the_server(completions: CompletionsServer, tmp_path: Path) -> None:
+    url, handler = completions
+    handler.body = events({"choices": [{"text": "Hello.", "finish_reason": "stop"}]})
+    file = tmp_path / "keys"
+    file.write_text("sk-file\n")
+    options = ("--host", "0.0.0.0", "--api-key", "sk-given", "--api-key-file", str(file), "--rate", "3/h",
+               "--max-body", "1000", "--allow-origin", "https://ui.example")  # fmt: skip
+    with started(url, *options, ABRUZZI_API_KEYS="sk-env") as (port, process):
+        assert ask(port, "/v1/models").status == 401
+        for key in ("sk-given", "sk-file", "sk-env"):
+            headers = {"Authorization": f"Bearer {key}", "Origin": "https://ui.example"}
+            told = ask(port, CHAT, HELLO, headers=headers)
+            assert told.status == 200 and told.headers["access-control-allow-origin"] == "https://ui.example"
+        key = {"X-Api-Key": "sk-env"}
+        assert ask(port, CHAT, streamed(user="x" * 1000), headers=key).status == 413
+        assert [ask(port, CHAT, headers=key).status for _ in range(2)] == [200, 429]
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        log = process.stderr.read()
+        assert process.wait(20) == 0
+    assert "path=/v1/chat/completions status=200 ms=" in log and "status=429" in log and "sk-" not in log
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_insecure_serves_everybody(completions: CompletionsServer) -> None:
+    url, handler = completions
+    handler.body = events({"choices": [{"text": "Hello.", "finish_reason": "stop"}]})
+    with started(url, "--host", "0.0.0.0", "--insecure", "--log-format", "json") as (port, process):
+        assert ask(port, CHAT).status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert '"path":"/v1/chat/completions","status":200' in process.stderr.read()
+        assert process.wait(20) == 0
