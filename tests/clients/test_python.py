@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import gc
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +20,15 @@ TOOLS: Any = [WEATHER.to_openai(), PING.to_openai()]
 ASK = "Weather in Rome?"
 CALL = section(("functions.get_weather:0", '{"location": "Rome", "unit": "c"}'))
 ANSWER = "It is cloudy in Rome."
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_to_others() -> Iterator[None]:
+    """What they leave open is closed here, and not in the middle of a test that looks for such things."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 def engine() -> ScriptedEngine:
