@@ -77,7 +77,6 @@ class ChatRequest:
         if self.answer is not None and self.output != "tool_calls":
             raise RequestError(f"an answer of a form of its own can't be had as {self.output} text", "output")
 
-
     @property
     def is_large(self) -> bool:
         """Whether it takes a while to make it ready."""
@@ -276,17 +275,17 @@ class _Turn:
 
     async def plain(self) -> AsyncGenerator[Sequence[Event], None]:
         """Without tools the model's text is what was asked for, markers and all; only its reasoning comes apart."""
-        thinks, length = self.variant.thinks, Length()
-        parser = StreamParser(
-            variant=self.variant, thinking=self.request.thinking, by_id=self.asking.by_id, calls=False
-        )
+        thinking, by_id, length = self.request.thinking, self.asking.by_id, Length()
+        parser = None
+        if self.variant.thinks:
+            parser = StreamParser(variant=self.variant, thinking=thinking, by_id=by_id, calls=False)
         async with contextlib.aclosing(self.asking.texts(self.prompt, self.request.params)) as texts:
             async for text in texts:
-                yield self._with_logprobs(text, parser.feed(text) if thinks else [ContentDelta(text)])
+                yield self._with_logprobs(text, [ContentDelta(text)] if parser is None else parser.feed(text))
                 length.add(text)
                 if length.is_endless:
                     break
-        if thinks:
+        if parser is not None:
             yield [event for event in parser.close() if not isinstance(event, Finish)]
         cut = length.is_endless or self.asking.is_spent(self.request.params)
         self.finish = Finish("length" if cut else "stop")
