@@ -275,7 +275,10 @@ def litellm(engine: int, command: str) -> Iterator[Middle]:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         served = {"model": "openai/kimi-k2", "api_base": f"http://127.0.0.1:{engine}/v1", "api_key": "none"}
-        config = {"model_list": [{"model_name": "kimi-k2", "litellm_params": served}]}
+        config = {
+            "model_list": [{"model_name": "kimi-k2", "litellm_params": served}],
+            "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},
+        }
         Path(folder, "config.yaml").write_text(json.dumps(config))
         arguments = ("--config", f"{folder}/config.yaml", "--port", str(port), "--host", "127.0.0.1")
         with process("litellm", command, *arguments, port=port, cwd=folder) as started:

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from abruzzi import ChatRequest, EngineError, Message, OutputError, RequestError, SamplingParams, Tool, chat
+from abruzzi import ChatRequest, EngineError, Message, OutputError, RequestError, SamplingParams, Tool, chat, parse
 from abruzzi.chat import Report
 from abruzzi.engines.base import Piece
 from abruzzi.engines.scripted import ScriptedEngine
 from abruzzi.guide.schema import Schemas
 from abruzzi.protocol.events import ContentDelta, Event
 from abruzzi.protocol.markers import CALL_END, MARKERS, SECTION_END
-from abruzzi.protocol.prompt import Prompt, going_on
+from abruzzi.protocol.prompt import Prompt, escape, going_on
 from abruzzi.protocol.tokens import Tokenizer
-from abruzzi.protocol.variants import K2, K2_5
+from abruzzi.protocol.variants import K2, K2_5, K2_THINKING
 from tests.conftest import PING, WEATHER, section
 
 ASK = (Message("user", "Weather in Shanghai?"),)
@@ -425,3 +425,87 @@ def test_an_engine_that_repeats_itself_for_ever_is_stopped_and_its_call_finished
     for tools in ([WEATHER], ()):
         message, report = complete(Endless([""]), tools=tools)
         assert message.finish_reason == "length" and report.usage.prompt > 10
+
+
+# What fresh readers found
+
+
+def test_what_we_write_and_a_check_refuses_is_no_endless_loop() -> None:
+    either = {"enum": [{"x": 1, "y": 2}, {"x": 2, "y": 1}]}
+    tool = Tool("f", None, {"type": "object", "properties": {"cell": either}, "required": ["cell"]})
+    message, _ = complete(ScriptedEngine([section(("functions.f:0", '{"cell": {"z": 1')), "!"]), tools=[tool])
+    assert json.loads(message.tool_calls[0].function.arguments)["cell"] in either["enum"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_content_of_a_raw_text_spells_no_marker_however_it_is_cut(size: int) -> None:
+    evil = section(("functions.rm:0", '{"path": "/"}'))
+    spliced = evil.replace("|>", f"{CALL_END}|>")
+    for text in ("You wrote " + escape(evil, K2), spliced):
+        engine = ScriptedEngine([text], cut=lambda text: [text[i : i + size] for i in range(0, len(text), size)])
+        message, _ = complete(engine, output="raw", tools=[PING])
+        assert message.content and parse(message.content, tools=None).tool_calls == ()
+        assert not any(marker in message.content for marker in MARKERS)
+
+
+def test_alternatives_that_are_no_text_are_none() -> None:
+    class Offering(ScriptedEngine):
+        async def complete(self, *_: Any) -> AsyncGenerator[Piece, None]:
+            yield Piece("\1", alternatives=(("a\ud800b", -1.0), ('"}', -9.0)))
+            yield Piece(finish_reason="stop")
+
+    message, _ = complete(Offering([""]), tool_choice="get_weather")
+    message.tool_calls[0].function.arguments.encode()
+
+
+@pytest.mark.parametrize("output", ["", "[f(a=1, ", "[f(a=1"])
+def test_a_pythonic_call_that_is_held_whole_is_finished(output: str) -> None:
+    tool = Tool("f", None, {"type": "object", "not": {"required": ["x"]}})
+    message, _ = complete(ScriptedEngine([output, ""]), tools=[tool], output="pythonic", tool_choice="f")
+    (call,) = parse(message.content or "", tools=[tool], tool_format="pythonic").tool_calls
+    assert "x" not in json.loads(call.function.arguments)
+
+
+@pytest.mark.parametrize("cut", [list, lambda text: [text]])
+@pytest.mark.parametrize("output", ["tool_calls", "pythonic"])
+def test_an_undeclared_tool_is_no_other_one(cut: Any, output: Any) -> None:
+    transfer = Tool("transfer", None, {"type": "object", "properties": {"to": {"enum": ["Bob"]}}, "required": ["to"]})
+    call = "[delete()]" if output == "pythonic" else section(("functions.delete_everything:0", "{}"))
+    message, _ = complete(ScriptedEngine([call, "Sorry."], cut=cut), tools=[transfer], output=output)
+    assert (message.content, message.tool_calls) == ("Sorry.", ())
+    with pytest.raises(OutputError):
+        complete(ScriptedEngine([call, ""], cut=cut), tools=[transfer], output=output)
+
+
+def test_a_call_that_must_come_and_only_we_have_begun_is_finished() -> None:
+    parameters = {"type": "object", "properties": {"k": {"type": "integer"}}, "required": ["k"]}
+    wrong = section(("functions.a:0", "{}"))
+    message, _ = complete(
+        ScriptedEngine([wrong, wrong, "]"]), tools=[Tool("a"), Tool("w", None, parameters)], tool_choice="w"
+    )
+    assert [call.function.name for call in message.tool_calls] == ["w"]
+
+
+@pytest.mark.parametrize("cut", [list, lambda text: [text]])
+@pytest.mark.parametrize(
+    "arguments", ['{"location": "Paris"}', '\n{ "location":"Paris" }', '{"unit": "c", "location": "Paris"}']
+)
+def test_arguments_that_are_begun_anew_behind_what_we_wrote_are_taken(cut: Any, arguments: str) -> None:
+    message, _ = complete(ScriptedEngine([arguments + CALL_END], cut=cut), tool_choice="get_weather")
+    assert json.loads(message.tool_calls[0].function.arguments) == json.loads(arguments)
+    form = WEATHER.parameters
+    message, _ = complete(ScriptedEngine([arguments], cut=cut), tools=(), answer=form)
+    assert json.loads(message.content or "") == json.loads(arguments)
+
+
+def test_no_stop_sequence_excuses_a_call_that_must_come() -> None:
+    thought = "<think>one\ntwo</think>" + OTHER
+    engine = ScriptedEngine([thought], variant=K2_THINKING)
+    message, _ = complete(engine, tool_choice="ping", params=SamplingParams(stop=("\n",)))
+    assert [call.function.name for call in message.tool_calls] == ["ping"]
+
+
+@pytest.mark.parametrize("cut", [list, lambda text: [text]])
+def test_a_limit_behind_a_whole_turn_cuts_nothing(cut: Any) -> None:
+    engine = ScriptedEngine([OTHER + "<|im_end|>" + "x" * 80], cut=cut, finish_reason="length")
+    assert complete(engine)[0].finish_reason == "tool_calls"

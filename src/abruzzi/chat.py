@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from abruzzi.engines.asking import Asking
 from abruzzi.engines.base import Engine, SamplingParams, Usage
+from abruzzi.guide import pythonic
 from abruzzi.guide.endless import Length
 from abruzzi.guide.grammar import Grammar
 from abruzzi.guide.guard import Guard
@@ -37,7 +38,7 @@ from abruzzi.protocol.template import render_prompt
 # How often an engine is asked to go on before a call of its is finished without it: in a row without a whole call, in
 # a row in vain, and in all. An engine is asked at most one time more.
 _RESUMES = 8
-_IDLE = 3
+_VAIN = 3
 _RESUMES_IN_ALL = 32
 # An engine that brought nothing new is asked for something else, and for what else it might have written.
 _RETRY_TEMPERATURE = 0.8
@@ -111,7 +112,9 @@ class Report:
     @property
     def guarantee(self) -> Literal["guided", "enforced", "validated"]:
         """What it took to keep the promise: a grammar, a guard that stepped in, or a look at what came."""
-        return "enforced" if self.resumes or self.forced else "guided" if self.guided else "validated"
+        if self.resumes or self.forced or self.violations:
+            return "enforced"
+        return "guided" if self.guided else "validated"
 
     def told(self) -> dict[str, Any]:
         """What was done to keep the promise, as JSON has it."""
@@ -167,6 +170,47 @@ async def complete(engine: Engine, request: ChatRequest) -> tuple[Message, Repor
     return replace(Message.from_events(events), problems=report.problems), report
 
 
+class _Patience:
+    """What is left of it with an engine that goes wrong: resumes without a whole call, in a row in vain, and in all."""
+
+    def __init__(self) -> None:
+        self.resumes = 0
+        self.vain = 0  # in a row
+        self.resampled = 0
+        self._most = _RESUMES
+        self._has_helped = False  # whether anything of the engine's could stand
+        self._has_given_up = False
+
+    def note(self, *, is_vain: bool, is_whole: bool) -> None:
+        """The engine has gone wrong once more, after it brought nothing, something, or a whole call."""
+        self.vain = self.vain + 1 if is_vain else 0
+        self._has_helped |= not is_vain
+        if is_whole:
+            self._most = self.resumes + _RESUMES
+
+    @property
+    def is_left(self) -> bool:
+        return self.vain < _VAIN and self.resumes < min(self._most, _RESUMES_IN_ALL)
+
+    @property
+    def is_nearly_lost(self) -> bool:
+        return self.vain == _VAIN - 1
+
+    def resume(self) -> None:
+        self.resumes += 1
+        self.resampled += self.vain > 0
+
+    def give_up(self) -> bool:
+        """A call was finished without the engine. Returns whether the engine is asked for what may follow: once, if it
+        has brought anything.
+        """
+        may_go_on = self._has_helped and not self._has_given_up and self.resumes < _RESUMES_IN_ALL
+        self._has_given_up = True
+        self.vain = 0
+        self.resumes += may_go_on
+        return may_go_on
+
+
 class _Turn:
     """A request made ready: its prompt, grammar and guard; and what has become of it so far."""
 
@@ -176,6 +220,8 @@ class _Turn:
         self.asking = Asking(engine)
         schemas = Schemas(request.tools)
         self.tools = self._callable()
+        if request.output == "pythonic":
+            pythonic.check(self.tools)
         self.must_call = request.tool_choice not in ("auto", "none")
         # A tool that must not be called is not shown either; beside one that must be, the others are.
         self.prompt: Prompt = render_prompt(
@@ -189,12 +235,7 @@ class _Turn:
         self.guard = None if is_free else self._guard(schemas)
         self.finish = Finish("stop")
         self.logprobs: list[TokenLogprobs] = []
-        self.resumes = 0
-        self.idle = 0  # of these, in a row in vain
-        self.resampled = 0
-        self.has_written = False  # whether anything of the engine's could stand
-        self.is_finished = False  # whether a call was finished without the engine
-        self.free = _RESUMES  # how many there may be until another call is whole
+        self.patience = _Patience()
 
     def _callable(self) -> Sequence[Tool]:
         """The tools that this turn may call. Raises RequestError for a choice that can't be."""
@@ -302,25 +343,20 @@ class _Turn:
                     yield events
             if guard.broken is None or self._is_spent(guard):
                 break
-            is_vain = len(guard.prefix) <= before
-            self.idle = self.idle + 1 if is_vain else 0
-            self.has_written |= not is_vain
-            if guard.calls > calls:
-                self.free = self.resumes + _RESUMES
-            if self.idle < _IDLE and self.resumes < min(self.free, _RESUMES_IN_ALL):
-                guard.resume()
-                if self.idle == _IDLE - 1:
-                    guard.help()
-                self.resampled += self.idle > 0 and not guard.over
-            else:
-                # There may be more calls, and the model has seen the end of this one; but it is asked to only once.
-                may_go_on = self.has_written and not self.is_finished and self.resumes < _RESUMES_IN_ALL
+            self.patience.note(is_vain=len(guard.prefix) <= before, is_whole=guard.calls > calls)
+            if not self.patience.is_left:
                 yield self._give_up(guard, guard.broken)
-                if not (self.is_finished and may_go_on):
+                if guard.over or guard.broken is not None or not self.patience.give_up():
                     break
-                self.idle = 0
-            self.resumes += not guard.over
+                continue
+            guard.resume()
+            if self.patience.is_nearly_lost:
+                guard.help()
+            if not guard.over:
+                self.patience.resume()
         yield guard.settled()
+        if guard.violations and not (guard.calls or guard.has_spoken or self._is_spent(guard)):
+            raise OutputError("the model tried to call a tool, and no valid call came of it", guard.violations)
         called = guard.calls and self.request.output == "tool_calls"
         self.finish = Finish("length" if self._is_spent(guard) else "tool_calls" if called else "stop")
 
@@ -360,14 +396,14 @@ class _Turn:
     def _params(self, guard: Guard) -> SamplingParams:
         """What is left of the limit; and another try where the last brought nothing."""
         params = self.asking.left(self.request.params)
-        if guard.in_call:
+        if guard.in_call or guard.owes:
             params = replace(params, stop=())  # they are for text
-        if not self.idle:
+        if not self.patience.vain:
             return params
         return replace(
             params,
             temperature=max(params.temperature or 0.0, _RETRY_TEMPERATURE),
-            seed=None if params.seed is None else params.seed + self.resumes,
+            seed=None if params.seed is None else params.seed + self.patience.resumes,
             logprobs=max(params.logprobs or 0, _ALTERNATIVES),
         )
 
@@ -376,7 +412,6 @@ class _Turn:
         guard.problems.append(broken)
         # What we would make up is no call that the model chose: it is finished only where it has begun, or must be.
         if guard.is_calling or guard.owes:
-            self.is_finished = True
             return guard.finish()
         if not guard.has_spoken and not guard.calls:
             reason = f"the model tried to call a tool, and no valid call came of it: {broken.detail}"
@@ -384,7 +419,7 @@ class _Turn:
         return ()
 
     def _is_spent(self, guard: Guard) -> bool:
-        return self.asking.is_spent(self.request.params) or guard.ran_away
+        return guard.ran_away or (not guard.over and self.asking.is_spent(self.request.params))
 
     def report(self) -> Report:
         output, usage, guard = "".join(self.asking.output), self.asking.usage, self.guard
@@ -392,13 +427,13 @@ class _Turn:
             logprobs, stop = tuple(self.logprobs), self.asking.stopped_by
             return Report(output, usage, guided=False, generated=len(output), logprobs=logprobs, stop=stop)
         return Report(
-            guard.spelled if self.resumes else output,
+            guard.spelled if self.patience.resumes else output,
             usage,
             guided=self.grammar is not None,
             problems=tuple(guard.problems),
             violations=dict(guard.violations),
-            resumes=self.resumes,
-            resampled=self.resampled,
+            resumes=self.patience.resumes,
+            resampled=self.patience.resampled,
             generated=len(output),
             forced=guard.forced,
             logprobs=tuple(self.logprobs),

@@ -87,7 +87,8 @@ class Asking:
             async with contextlib.aclosing(self._engine.complete(prompt, params, grammar)) as pieces:
                 count = 0
                 async for piece in pieces:
-                    self.logprob, self.alternatives = piece.logprob, piece.alternatives
+                    self.logprob = piece.logprob
+                    self.alternatives = [one for one in piece.alternatives if _is_text(one[0])]
                     for text in self._texts(piece):
                         length += len(text)
                         self.output.append(text)

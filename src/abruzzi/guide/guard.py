@@ -42,8 +42,7 @@ class Guard(Watch):
     def prefix(self) -> str:
         """The turn so far: what the engine is to go on behind."""
         if self._matcher is not None:
-            pending = "" if self._pythonic else self._matcher.pending
-            return f"{self._spelling}{pending}"
+            return self._spelling.going_on(self._matcher.pending)
         return str(self._spelling) if self._head is None else f"{self._spelling}{self._spelling.head(self._head)}"
 
     @property
@@ -55,12 +54,14 @@ class Guard(Watch):
         """Make ready to go on behind `prefix`, to which all that must follow was added."""
         if self.broken is None and self._must_call and not self.calls:
             self._head = ""
+        if self.broken is not None and not self.in_call and not self.owes:
+            self.problems.append(self.broken)  # what was begun isn't gone on with
         self._recover()
         draft = self._draft
         count = len(draft.events)
         if draft.before is None and self._matcher is None:
             draft.before = deepcopy(self._spelling), self.calls, count
-        if self.owes and not self._must_call and self._head is None:
+        if self.owes and not self._must_call and self._head is None and self._matcher is None:
             self._open_answer(draft.events)
         self._force()
         if len(draft.events) == count:
@@ -84,10 +85,11 @@ class Guard(Watch):
         """
         self._recover()
         try:
-            if self.owes and self._must_call:
-                self._open_any()
-            elif self.owes:
-                self._open_answer(self._draft.events)
+            if self._matcher is None and self.owes:
+                if self._must_call:
+                    self._open_any()
+                else:
+                    self._open_answer(self._draft.events)
             if self._matcher is not None:
                 for text in _steps(self._matcher):
                     self._write(text)
@@ -131,10 +133,10 @@ class Guard(Watch):
         if self._matcher is None:
             return
         self._matcher.recover()
-        left = self._spelling.settle()
+        left = self._spelling.settle(self._matcher.pending)
         if left is not None:
             self._matcher = self._new_matcher()
-            self._matcher.feed(left)
+            self._spelling.restart(self._matcher.feed(left))
 
     def _force(self) -> None:
         """Write what every valid turn goes on with."""
@@ -154,19 +156,22 @@ class Guard(Watch):
                 return
             else:
                 text = self._matcher.forced()
-                if not text or (self._pythonic and not self._is_writable(text)):
+                if not text or (self._pythonic and not self._is_writable(text)) or not self._write(text):
                     return
-                self._write(text)
 
     def _is_writable(self, text: str) -> bool:
         """Whether JSON's text has a twin in the pythonic format by itself."""
         assert self._matcher is not None
         return text in ("}", ": ") or (text == "{" and not self._matcher.text) or (text[-1] == '"' and len(text) > 3)
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str) -> bool:
+        """Returns whether it stands: a value that is judged when it is whole may be none."""
+        assert self._matcher is not None
         self.forced += len(text)
-        self._argue(text, self._draft.events)
-        self.broken = None
+        if self._argue(text, self._draft.events) is None:
+            return True
+        self._matcher.recover()
+        return False
 
     def _open_any(self) -> None:
         """Begin a call of the tool that the engine seems to mean, or of any that can be finished."""
@@ -187,8 +192,10 @@ class Guard(Watch):
     def _listen(self) -> None:
         """Make ready for an engine that goes on behind `prefix`, or answers anew."""
         self._begin_parser(self.prefix)
-        heads = self._heads()
-        self._anew = Anew(self.prefix, heads, open=self.is_calling) if heads else None
+        arguments = None
+        if self._matcher is not None and self._matcher.in_string and not self._pythonic:
+            arguments = self._matcher.text + self._matcher.pending
+        self._anew = Anew(self.prefix, self._heads(), arguments, open=self.is_calling)
 
     def _heads(self) -> tuple[str, ...]:
         """What an answer begins with that doesn't go on behind `prefix`."""

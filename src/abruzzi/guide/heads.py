@@ -6,10 +6,20 @@ import re
 from collections.abc import Sequence
 
 from abruzzi.guide.strings import common_prefix
+from abruzzi.protocol.events import Problem
+from abruzzi.protocol.markers import ARGUMENT_BEGIN, CALL_BEGIN
 from abruzzi.protocol.messages import Tool
 
 PREFIX = "functions."
 _NAME_END = re.compile(r"[:(<{\s]")
+
+
+def header_of(problem: Problem | None) -> str:
+    """The head of the call that was rejected, where there is one."""
+    if problem is None:
+        return ""
+    text = problem.text.rpartition(CALL_BEGIN)[2].partition(ARGUMENT_BEGIN)[0]
+    return problem.name or text.lstrip("[ ").partition("(")[0]
 
 
 def meant_by(header: str, tools: Sequence[Tool]) -> str:

@@ -27,7 +27,7 @@ LITERALS = r"""
 py_string: PY_SINGLE | PY_DOUBLE
 PY_SINGLE: /'([^'\\\x00-\x1f\x7f]|\\['"\\nrt])*'/
 PY_DOUBLE: /"([^"\\\x00-\x1f\x7f]|\\['"\\nrt])*"/
-PY_KEYWORD: /[^\s()\[\]{},='"]+=/
+PY_KEYWORD: /[^\W\d]\w*=/
 PY_INTEGER: /-?(0|[1-9][0-9]{0,17})/
 PY_NUMBER: /-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?/
 PY_KEY: (PY_SINGLE | PY_DOUBLE) ": "

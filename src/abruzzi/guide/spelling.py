@@ -24,7 +24,7 @@ from abruzzi.protocol.markers import (
     THINK_BEGIN,
     THINK_END,
 )
-from abruzzi.protocol.prompt import escape
+from abruzzi.protocol.prompt import Escaper
 from abruzzi.protocol.text import Text
 from abruzzi.protocol.variants import Variant
 
@@ -44,40 +44,53 @@ class Spelling(Protocol):
         """What stands before a call, with the beginning of its tool's name."""
         ...
 
-    def settle(self) -> str | None:
-        """Take back what of the open call's arguments can't be written. Returns the arguments that are left, or None
-        where all are."""
+    def settle(self, pending: str) -> str | None:
+        """What of the open call's arguments, and of those that are held behind them, can be written; None where all
+        can."""
+        ...
+
+    def restart(self, sure: str) -> None:
+        """Of the open call's arguments there are only these."""
+        ...
+
+    def going_on(self, pending: str) -> str:
+        """The turn, with arguments that are held behind it."""
         ...
 
     def __str__(self) -> str: ...
 
 
 class _Spelling:
-    """What is alike in both formats: reasoning and content. Each part is returned as it is written."""
+    """What is alike in both formats: reasoning and content. Each part is returned as it is written, but for what may
+    be the beginning of a marker's spelling: that comes with the next."""
 
     def __init__(self, variant: Variant, thinking: bool | None) -> None:
         self._text = Text()
-        self._variant = variant
+        self._escaper = Escaper(variant)
         self._opens = variant.thinks and not variant.opens_thinking
         self._thinks = variant.opens_thinking and thinking is not False
 
     def reasoning(self, text: str) -> str:
         opening = THINK_BEGIN if self._opens and not self._thinks else ""
         self._thinks = True
-        return self._add(opening + escape(text, self._variant))
+        return self._add(opening + self._escaper.feed(text))
 
     def content(self, text: str) -> str:
-        return self._add(self._speaking() + escape(text, self._variant))
+        ending = self._speaking() if self._thinks else ""
+        return self._add(ending + self._escaper.feed(text))
 
     def _speaking(self) -> str:
-        """What ends the thinking."""
-        ending = THINK_END if self._thinks else ""
+        """What ends the text so far, and the thinking."""
+        ending = self._escaper.close() + (THINK_END if self._thinks else "")
         self._thinks = self._opens = False
         return ending
 
     def _add(self, text: str) -> str:
         self._text.add(text)
         return text
+
+    def __str__(self) -> str:
+        return f"{self._text}{self._escaper.held}"
 
 
 class K2Spelling(_Spelling):
@@ -88,7 +101,8 @@ class K2Spelling(_Spelling):
         self._in_section = False
 
     def content(self, text: str) -> str:
-        return self.close() + super().content(text)
+        closing = self.close() if self._in_section else ""
+        return closing + super().content(text)
 
     def begin(self, id: str, name: str) -> str:
         section = "" if self._in_section else SECTION_BEGIN
@@ -102,10 +116,10 @@ class K2Spelling(_Spelling):
         return self._add(CALL_END)
 
     def close(self) -> str:
-        """The section is over."""
+        """The section is over, or the text."""
         ending = SECTION_END if self._in_section else ""
         self._in_section = False
-        return self._add(ending)
+        return self._add(self._escaper.close() + ending)
 
     def add(self, event: Event) -> str:
         """The same for an event."""
@@ -126,11 +140,14 @@ class K2Spelling(_Spelling):
         thought = THINK_END if self._thinks else ""
         return f"{thought}{'' if self._in_section else SECTION_BEGIN}{CALL_BEGIN}functions.{name}"
 
-    def settle(self) -> str | None:
+    def settle(self, pending: str) -> str | None:
         return None
 
-    def __str__(self) -> str:
-        return str(self._text)
+    def restart(self, sure: str) -> None:
+        raise AssertionError("nothing was taken back")
+
+    def going_on(self, pending: str) -> str:
+        return f"{self}{pending}"
 
 
 class PythonicSpelling(_Spelling):
@@ -157,25 +174,30 @@ class PythonicSpelling(_Spelling):
         thought = THINK_END if self._thinks else ""
         return f"{thought}{', ' if self._calls else '['}{name}"
 
-    def settle(self) -> str | None:
+    def settle(self, pending: str) -> str | None:
         if self._name is None:
             return None
-        members, begun = _members(str(self._arguments))
+        members, begun = _members(f"{self._arguments}{pending}")
         left = json.dumps(members, ensure_ascii=False)[:-1]
         if begun is not None:
             left += f"{', ' if members else ''}{json.dumps(begun, ensure_ascii=False)}: "
-        self._arguments = Text([left])
         return left
 
+    def restart(self, sure: str) -> None:
+        self._arguments = Text([sure])
+
     def __str__(self) -> str:
+        return self.going_on("")
+
+    def going_on(self, pending: str) -> str:
         calls = list(self._calls)
         if self._name is not None:
-            members, begun = _members(str(self._arguments))
+            members, begun = _members(f"{self._arguments}{pending}")
             written = _keywords(members)
             calls.append(f"{self._name}({', '.join(filter(None, (written, begun and f'{begun}=')))}")
         if not calls:
-            return str(self._text)
-        return f"{self._text}[{', '.join(calls)}{'' if self._name is not None else ']'}"
+            return super().__str__()
+        return f"{super().__str__()}[{', '.join(calls)}{'' if self._name is not None else ']'}"
 
 
 def _keywords(members: Mapping[str, Any]) -> str:

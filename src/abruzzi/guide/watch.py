@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 
 from abruzzi.guide.anew import Anew
 from abruzzi.guide.draft import Draft
 from abruzzi.guide.endless import Length
-from abruzzi.guide.heads import PREFIX, is_near, meant_by
+from abruzzi.guide.heads import PREFIX, header_of, is_near, meant_by
 from abruzzi.guide.matcher import Matcher
 from abruzzi.guide.schema import Arguments, Schemas
 from abruzzi.guide.spelling import Spelling, spelling_of
@@ -105,9 +106,9 @@ class Watch:
     @property
     def owes(self) -> bool:
         """Whether a call, or an answer of a form of its own, has still to come."""
-        if self.calls or self._matcher is not None:
+        if self.calls or self.is_calling or self.over:
             return False
-        return self._must_call or (self._answer is not None and not self.has_spoken)
+        return self._must_call or self._answer is not None
 
     @property
     def is_calling(self) -> bool:
@@ -145,10 +146,11 @@ class Watch:
         anew, self._anew = self._anew, None
         if anew is not None and (rest := anew.rest()):
             self._read(self._parser.feed(rest), events)
-        if stop is not None and self.in_call and self.broken is None and not self.over:
+        if stop is not None and (self.in_call or self.owes) and self.broken is None and not self.over:
             events += self.feed(stop)
-            if self.in_call and self.broken is None:
-                self._break("truncated", "a stop sequence ended the output inside the call", is_fault=False)
+            if (self.in_call or self.owes) and self.broken is None:
+                kind: ProblemKind = "truncated" if self.in_call else "missing"
+                self._break(kind, "a stop sequence ended the output", is_fault=False)
                 return events
         cut = cut or stop is not None
         for event in self._parser.close(cut=cut):
@@ -186,7 +188,20 @@ class Watch:
             self._forget_draft()
             self._begin_parser(str(self._spelling))
             return Control(rest) if isinstance(text, Control) else rest
+        elif anew.begins_arguments:
+            self._open_again()
         return rest
+
+    def _open_again(self) -> None:
+        """The arguments that only we have begun, or the answer, are begun by the engine."""
+        name = self._name
+        self._forget_draft()
+        self._draft.before = deepcopy(self._spelling), self.calls, len(self._draft.events)
+        if name is None:
+            self._open_answer(self._draft.events)
+        else:
+            self._open(name, self._draft.events)
+        self._begin_parser(str(self._spelling))
 
     def _begin_parser(self, text: str) -> None:
         """A parser that stands behind the text."""
@@ -268,7 +283,8 @@ class Watch:
                 else:
                     self._open(name, passed)
             case ArgumentsDelta(text=text):
-                self._argue(text, passed)
+                if fault := self._argue(text, passed):
+                    self._break("schema", fault)
             case ToolCallEnd():
                 self._end(passed)
             case Problem(action="rejected"):
@@ -288,6 +304,7 @@ class Watch:
         elif self._answer is not None:
             self._on_answer(text, passed)
         else:
+            self.has_spoken = True
             self._say(text, passed)
 
     def _on_answer(self, text: str, passed: list[Event]) -> None:
@@ -296,12 +313,13 @@ class Watch:
             if self._tools and not text.lstrip().startswith("{"):
                 return
             self._open_answer(passed)
-        self._argue(text, passed)
+        fault = self._argue(text, passed)
         if self._matcher is not None and self._matcher.whole:
             self._end(passed)
+        elif fault:
+            self._break("schema", fault)
 
     def _say(self, text: str, passed: list[Event]) -> None:
-        self.has_spoken = True
         self._spelling.content(text)
         passed.append(ContentDelta(text))
 
@@ -325,7 +343,8 @@ class Watch:
         assert one is not None
         return one.matcher()
 
-    def _argue(self, text: str, passed: list[Event]) -> None:
+    def _argue(self, text: str, passed: list[Event]) -> str | None:
+        """More of the arguments, or of the answer. Returns what is wrong, if anything is."""
         assert self._matcher is not None
         held = self._matcher.held
         sure = self._matcher.feed(text)
@@ -336,8 +355,7 @@ class Watch:
         elif sure:
             self._spelling.arguments(sure)
             passed.append(ArgumentsDelta(self.calls, sure))
-        if self._matcher.fault is not None:
-            self._break("schema", self._matcher.fault)
+        return self._matcher.fault
 
     def _flush(self, passed: list[Event]) -> None:
         """The engine went on from what we wrote, unless it is we who write."""
@@ -351,7 +369,8 @@ class Watch:
             return
         self._flush(passed)
         if self._name is None:
-            self._matcher, self.over = None, True
+            self._matcher = None
+            self.over = self.has_spoken = True
             return
         self._spelling.end()
         self._name = self._matcher = None
@@ -369,7 +388,8 @@ class Watch:
             self.problems.append(self.broken)
             self.broken, self.over = None, True
         elif self._tools and (self.in_call or self._must_call or self._answer is None):
-            meant = meant_by(self._parser.header, self._tools) or self._head or ""
+            header = self._parser.header or header_of(problem)
+            meant = meant_by(header, self._tools) or self._head or ""
             # Where no call has to come, another tool than the one that was written is not the model's choice.
             must_be = self._must_call and not self.calls
-            self._head = meant if must_be or is_near(meant, self._parser.header, self._tools) else None
+            self._head = meant if must_be or is_near(meant, header, self._tools) else None

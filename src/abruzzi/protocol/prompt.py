@@ -122,6 +122,34 @@ def escape(text: str, variant: Variant) -> str:
     return _SPELLING.sub(broken, text) if "<" in text or "[" in text else text
 
 
+# The end of a text that may go on to spell one.
+_SPELLING_BEGUN = re.compile(r"[<\[]\u200b*(?:\|[a-z0-9_]{0,40}\|?|/?(?:t(?:h(?:i(?:nk?)?)?)?)?|[A-Z]{1,3})\Z")
+
+
+class Escaper:
+    """`escape` for text that comes in pieces: a spelling may stand on the border of two."""
+
+    __slots__ = ("_variant", "held")
+
+    def __init__(self, variant: Variant) -> None:
+        self._variant = variant
+        self.held = ""
+        """What may be the beginning of a spelling."""
+
+    def feed(self, text: str) -> str:
+        """What is sure by now."""
+        data = self.held + text
+        begin = max(data.rfind("<"), data.rfind("["))
+        end = begin if begin >= 0 and _SPELLING_BEGUN.match(data, begin) else len(data)
+        self.held = data[end:]
+        return escape(data[:end], self._variant)
+
+    def close(self) -> str:
+        """What was held."""
+        held, self.held = self.held, ""
+        return held
+
+
 def unescape(text: str, variant: Variant) -> str:
     """The inverse of `escape`."""
 
