@@ -422,7 +422,8 @@ def test_a_step_drops_what_is_held_where_nothing_leads_on() -> None:
     assert ended(matcher_at(schema, '{"a": {"x": [{"y": ')) == '{"a": {"b": {"c": 1}}}'
 
 
-VOID = {"type": "string", "minLength": 3, "pattern": "^a$"}
+# Nothing is both, which is not seen at once.
+VOID = {"type": "string", "minLength": 3, "pattern": "^[ab]$"}
 
 
 @pytest.mark.parametrize(
@@ -508,3 +509,19 @@ def test_a_fault_says_what_was_expected_where() -> None:
         fault = matcher_at(PLACE, text).fault
         assert fault is not None
         assert fault.startswith(told.split(" (at")[0])
+
+
+def test_what_is_refused_inside_may_be_right_further_out() -> None:
+    schema = of({"items": {"const": [{"c": 2}]}}, required=["a"])
+    assert ended(matcher_at(schema, '{"a": [[{ ')) == '{"a": []}'
+
+
+def test_what_was_forced_and_refused_is_not_forced_again() -> None:
+    cell = {"enum": [{"x": 1, "y": 2}, {"x": 2, "y": 1}]}
+    matcher = matcher_at({"type": "object", "properties": {"cell": cell}, "required": ["cell"]}, '{"cell": ')
+    assert matcher.forced() == "{"
+    matcher.feed('{"z": 1}')
+    assert matcher.fault
+    matcher.recover()
+    assert matcher.forced() == ""
+    assert json.loads(ended(matcher)) == {"cell": {"x": 1, "y": 2}}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from abruzzi import RequestError
@@ -37,6 +38,18 @@ def test_in_old_drafts_nothing_counts_beside_a_reference(draft: str) -> None:
     assert allows(of(value, **beside, **{"$schema": draft}), 9)
     assert not allows(of(value, **beside, **{"$schema": draft}), "x")
     assert not allows(of(value, **beside), 9)
+
+
+def test_in_old_drafts_nothing_at_all_counts_beside_a_reference() -> None:
+    beside: dict[str, Any] = {"definitions": {"s": {"type": "string"}, "any": {}}, "$schema": DRAFT_7}
+    assert allows(of({"$ref": "#/definitions/s", "not": {}}, **beside), "x")
+    assert not allows(of({"$ref": "#/definitions/s", "not": {}}, **beside), 1)
+    kinds = [of({"$ref": "#/definitions/any", "const": one}) for one in (1, 2)]
+    assert not allows(
+        {"type": "object", "properties": {"b": {}}, "oneOf": [*kinds, of({}, required=["b"])], **beside}, 1
+    )
+    names = {"$ref": "#/definitions/s", "enum": ["b"]}
+    assert allows(of({}, propertyNames=names, **beside), 1)
 
 
 @pytest.mark.parametrize("draft", [DRAFT_4, DRAFT_6, DRAFT_7])
@@ -171,7 +184,7 @@ def test_options_of_a_one_of_that_exclude_each_other_are_not_held(options: list[
         {"oneOf": [{"type": "object", "properties": {"x": {"const": 1}}}, {"type": "object"}]},
         {"not": {"type": "string"}},
         {"type": "array", "contains": True},
-        {"type": "array", "contains": False},
+        {"contains": False},
         {"type": "array", "uniqueItems": True},
         {"if": {"type": "string"}, "then": {"minLength": 2}},
         {"enum": [{"x": 1}]},
@@ -221,6 +234,36 @@ def test_what_says_nothing_is_not_held(value: Any) -> None:
         of({"type": "array", "minItems": 10**9}),
         of({}, dependentRequired={"a": ["b"], "b": ["c"]}, maxProperties=2),
         of({}, dependentRequired={"a": ["b"], "b": ["c"]}, properties={"a": {}, "c": False}),
+        {"not": {"type": "object"}},
+        {"not": {"not": {"type": ["string", "null"]}}},
+        {"not": {"anyOf": [{"type": "string"}, {"description": "any"}]}},
+        {"type": "object", "not": {"properties": {}}},
+        {"type": "object", "not": {"minLength": 2}},
+        {"if": True, "then": False},
+        {"if": {"type": "object"}, "then": {"type": "string"}},
+        {"if": {"type": "string"}, "else": {"type": "string"}},
+        {"oneOf": [{"type": "object"}, {"type": "object", "title": "again"}]},
+        {"required": ["a"], "unevaluatedProperties": False},
+        of({}, dependentSchemas={"a": False}),
+        of({}, dependentSchemas={"a": {"not": {}}}),
+        of({}, **{"$schema": DRAFT_7}, dependencies={"a": False}),
+        {"allOf": [{"required": ["a"]}, {"not": {"required": ["a"]}}]},
+        of({"const": 1, "not": {"const": 1}}),
+        of(
+            {"enum": [1, "x"], "allOf": [{"not": {"type": "integer"}}, {"not": {"$ref": "#/$defs/s"}}]},
+            **{"$defs": {"s": {"type": "string"}}},
+        ),
+        of({"enum": [1, 2], "if": {"type": "number"}, "then": {"minimum": 3}}),
+        of({"type": "array", "contains": False}),
+        of({"type": "array", "contains": {}, "minContains": 3, "maxItems": 2}),
+        of({"type": "array", "contains": {}, "minContains": 3, "maxContains": 2}),
+        of({"type": "array", "items": {"type": "boolean"}, "minItems": 3, "uniqueItems": True}),
+        of({"type": "array", "items": {"enum": ["x", 1, 1.0]}, "minItems": 3, "uniqueItems": True}),
+        of({"type": "string", "pattern": "^a$", "minLength": 2}),
+        of({"type": "string", "pattern": "^(a|bb)$", "minLength": 3}),
+        {"propertyNames": {"maxLength": 0}, "minProperties": 2},
+        {"propertyNames": {"pattern": "^(a|b)$"}, "minProperties": 3},
+        of({"type": "number", "multipleOf": 0.5, "minimum": 0.1, "maximum": 0.4}),
     ],
 )
 def test_a_schema_that_nothing_satisfies_is_refused(schema: dict[str, Any]) -> None:
@@ -228,6 +271,36 @@ def test_a_schema_that_nothing_satisfies_is_refused(schema: dict[str, Any]) -> N
         Schema(schema)
     with pytest.raises(RequestError, match=r"no object (that a turn has room for )?satisfies it"):
         compile(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"not": {"type": "string"}}, {}),
+        ({"not": {"required": ["b"]}}, {"a": 1}),
+        ({"if": {"required": ["a"]}, "then": False}, {}),
+        ({"oneOf": [{"maxProperties": 0}, {"maxProperties": 0}, {"minProperties": 1}]}, {"a": 1}),
+        ({"oneOf": [{"properties": {"a": {"const": one}}} for one in (1, True)]}, {"a": True}),
+        ({"unevaluatedProperties": False}, {}),
+        ({"unevaluatedProperties": False, "allOf": [of({})]}, {"a": 1}),
+        ({"dependentSchemas": {"a": False}}, {"b": 1}),
+        (of({"enum": [1, 2], "not": {"const": 1}}), {"a": 2}),
+        (of({"contains": False}), {"a": 1}),
+        (of({"contains": False, "minContains": 0}), {"a": [1]}),
+        (
+            of({"items": {"type": "boolean"}, "minItems": 3, "uniqueItems": True, "prefixItems": [{}]}),
+            {"a": [1, True, False]},
+        ),
+        (of({"pattern": "^a$", "minLength": 2}), {"a": 1}),
+        (of({"pattern": "^a|b$", "minLength": 2}), {"a": "ax"}),
+        ({"propertyNames": {"maxLength": 0}, "minProperties": 1}, {"": 1}),
+        (of({"multipleOf": 0.1, "minimum": 0.3, "maximum": 0.35}), {"a": 0.3}),
+        (of({"multipleOf": 0.5, "minimum": 0.1, "maximum": 0.4}), {"a": "x"}),
+    ],
+)
+def test_what_something_satisfies_is_never_refused(schema: dict[str, Any], value: Any) -> None:
+    assert jsonschema_rs.validator_for(schema).is_valid(value)
+    assert accepts(schema, json.dumps(value))
 
 
 def test_bounds_that_leave_something_are_no_contradiction() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from abruzzi import RequestError, Tool
 from abruzzi.guide import accepts, compile
-from abruzzi.guide.schema import Schemas, closed
+from abruzzi.guide.grammar import Grammar
+from abruzzi.guide.schema import Schemas, arguments_schema, closed
 from tests.conftest import PING, WEATHER
 
 
@@ -47,9 +48,15 @@ def test_a_tool_without_parameters_takes_the_empty_object_only() -> None:
     [
         ({"type": "object", "properties": {"a": {"type": "strin"}}}, "tools[0].function.parameters.properties.a.type"),
         ({"type": "array"}, "tools[0].function.parameters.type"),
-        ({"type": "object", "properties": {"a": {"$ref": "#/$defs/gone"}}}, "tools[0].function.parameters"),
-        ({"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}}, "tools[0].function.parameters"),
-        ({"type": "object", "$ref": "file:///etc/hostname"}, "tools[0].function.parameters"),
+        (
+            {"type": "object", "properties": {"a": {"$ref": "#/$defs/gone"}}},
+            "tools[0].function.parameters.properties.a.$ref",
+        ),
+        (
+            {"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}},
+            "tools[0].function.parameters.properties.a.$ref",
+        ),
+        ({"type": "object", "$ref": "file:///etc/hostname"}, "tools[0].function.parameters.$ref"),
     ],
 )
 def test_what_is_no_schema_is_refused_with_the_path_of_the_fault(parameters: dict[str, Any], place: str) -> None:
@@ -212,3 +219,88 @@ def test_what_is_no_object_is_no_schema_of_arguments(schema: Any) -> None:
 def test_what_is_no_text_is_not_accepted() -> None:
     assert not accepts({"type": "object"}, '{"a": "\ud800"}')
     assert not accepts({"type": "object"}, '{"a":' * 2000 + "1" + "}" * 2000)
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"properties": {"a b": {"$ref": "#nope"}}}, ".properties.a b.$ref"),
+        ({"allOf": [{"$ref": "other.json#/x"}]}, ".allOf[0].$ref"),
+        ({"properties": {"a": {"$dynamicRef": "#nope"}}}, ".properties.a.$dynamicRef"),
+        ({"$ref": "#/$defs/x", "$defs": {"x": {"items": {"$ref": "#/$defs/a%20b"}}}}, ".$defs.x.items.$ref"),
+        ({"$ref": "http://x.y/a/", "$defs": {"x": {"$id": "http://x.y/a/", "$ref": "c.json"}}}, ".$defs.x.$ref"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_named(schema: dict[str, Any], path: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        compile(schema)
+    assert caught.value.param == f"parameters{path}"
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"properties": {"a": {"minimum": float("nan")}}}, ".properties.a.minimum"),
+        ({"minProperties": float("-inf")}, ".minProperties"),
+        ({"properties": {1: {}}}, ".properties"),
+        ({"properties": {"a": {"enum": {"x"}}}}, ".properties.a.enum"),
+        ({"required": ["a", b"b"]}, ".required[1]"),
+        ({"properties": {"a": {"const": object()}}}, ".properties.a.const"),
+    ],
+)
+def test_what_json_does_not_have_is_refused(schema: dict[str, Any], path: str) -> None:
+    with pytest.raises(RequestError, match="is no JSON: expected") as caught:
+        compile(schema)
+    assert caught.value.param == f"parameters{path}"
+
+
+def test_a_tuple_is_a_list() -> None:
+    assert not accepts({"required": ("a",)}, "{}")
+
+
+STRINGS = {"type": "array", "items": [{"type": "string"}]}
+
+
+@pytest.mark.parametrize(
+    ("value", "good", "bad"),
+    [
+        (STRINGS, '["x", 1]', "[1]"),
+        ({**STRINGS, "additionalItems": False}, '["x"]', '["x", 1]'),
+        ({"anyOf": [{"type": "null"}, STRINGS]}, '["x"]', "[1]"),
+        ({"type": "integer", "minimum": 1, "exclusiveMinimum": True}, "2", "1"),
+        ({"type": "number", "maximum": 1, "exclusiveMaximum": True}, "0.5", "1"),
+        ({"allOf": [{"$ref": "#/definitions/s"}]}, '["x"]', "[1]"),
+    ],
+)
+def test_an_old_form_without_a_draft_is_read_as_its_draft(value: Any, good: str, bad: str) -> None:
+    plain = {"type": "object", "properties": {"a": value}, "definitions": {"s": STRINGS}}
+    for schema in (plain, {"$schema": "http://example.com/own", **plain}):
+        assert accepts(schema, f'{{"a": {good}}}') and not accepts(schema, f'{{"a": {bad}}}')
+        tool = Tool("f", None, schema)
+        assert "draft-0" in arguments_schema(tool)["$schema"]
+        assert not Grammar.for_turn([tool]).loose
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": STRINGS, "b": {"prefixItems": [{}]}}},
+        {"properties": {"a": {"minimum": 1, "exclusiveMinimum": True}, "b": {"const": 1}}},
+        {"properties": {"a": STRINGS}, "$defs": {}},
+    ],
+)
+def test_what_is_of_two_drafts_is_of_none(schema: Any) -> None:
+    with pytest.raises(RequestError, match="is no JSON Schema"):
+        compile(schema)
+
+
+def test_names_and_values_tell_of_no_draft() -> None:
+    for schema in ({"properties": {"items": {"enum": [{"items": []}]}}}, {"definitions": {}, "id": "x"}):
+        assert "$schema" not in arguments_schema(Tool("f", None, schema))
+
+
+def test_a_member_that_nothing_satisfies_costs_no_request_its_grammar() -> None:
+    old = {"$ref": "#/$defs/never"}
+    schema = {"type": "object", "properties": {"a": {"type": "string"}, "old": old}, "$defs": {"never": False}}
+    assert accepts(schema, '{"a": "x"}') and not accepts(schema, '{"old": 1}')
+    assert Grammar.for_turn([Tool("f", None, schema)]).loose

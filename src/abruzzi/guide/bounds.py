@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from abruzzi.guide.certain import has_no_multiple, is_nothing
 from abruzzi.guide.parts import Part
 
 # More characters, members or items than a turn has room for, and a number that no double holds.
@@ -43,6 +44,9 @@ def numbers_cross(parts: Sequence[Part]) -> bool:
         step = _number(part, "multipleOf")
         if step is not None and step == int(step):
             steps.append(int(step))
+    fractions = [step for part in parts if (step := _number(part, "multipleOf")) is not None]
+    if any(has_no_multiple(step, least, most) for step in fractions):
+        return True
     if not steps:
         return False
     step = math.lcm(*steps)
@@ -51,6 +55,23 @@ def numbers_cross(parts: Sequence[Part]) -> bool:
     first += step if above and first == least else 0
     last -= step if below and last == most else 0
     return first > last
+
+
+def wanted_cross(parts: Sequence[Part]) -> bool:
+    """Whether more items are wanted (`contains`) than there may be."""
+    most = span(parts, "minItems", "maxItems")[1]
+    for part in parts:
+        if "contains" not in part.schema:
+            continue
+        least, within = 1, None
+        if not part.home.is_old:
+            least, within = span([part], "minContains", "maxContains")
+            least = least if "minContains" in part.schema else 1
+        if least and is_nothing(part.schema["contains"]):
+            return True
+        if any(limit is not None and least > limit for limit in (most, within)):
+            return True
+    return False
 
 
 def _limits(parts: Sequence[Part], plain: str, exclusive: str) -> list[tuple[float, bool]]:

@@ -13,9 +13,12 @@ from abruzzi.protocol.references import resolve
 _OLD_DRAFTS = ("draft-03/", "draft-04/", "draft-06/", "draft-07/")
 _REFERRING = frozenset(("$ref", "$dynamicRef", "$recursiveRef"))
 # Keywords that hold data, not schemas.
-_DATA = frozenset(("const", "enum", "default", "example", "examples", "required", "description", "title"))
+DATA = frozenset(("const", "enum", "default", "example", "examples", "required", "description", "title")) | {
+    "dependentRequired",
+    "$vocabulary",
+}
 # Keywords under which schemas stand by names, which may be those of keywords.
-_NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"))
+NAMED = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"))
 # Where the schema stands for the validator, which makes the addresses of its parts of it.
 _ADDRESS = "json-schema:///arguments"
 # What a pattern may come to when it is compiled, in bytes: three times the default, as `^\p{L}{1,500}$` needs. Each
@@ -36,7 +39,7 @@ class Document:
         self.draft = schema.get("$schema") if isinstance(schema, Mapping) else None
         self.is_old = isinstance(self.draft, str) and any(draft in self.draft for draft in _OLD_DRAFTS)
         self._id = "id" if isinstance(self.draft, str) and "draft-04/" in self.draft else "$id"
-        self.refers = any(one.keys() & _REFERRING for _, one in _schemas(schema, ""))
+        self.refers = any(one.keys() & _REFERRING for _, one in schemas_in(schema))
         # Only the validator knows what a reference in a part with an address of its own means.
         self.is_whole = not self.refers or not any(map(self._has_address, _below(schema)))
         # What is equal is one, for whoever tells parts by their identity.
@@ -52,6 +55,10 @@ class Document:
         if not reference.startswith("#") or not self.is_whole:
             return None
         return self._anchors.get(reference[1:]) if reference[1:2].strip("/") else resolve(reference, self.root)
+
+    def is_reference(self, schema: Mapping[str, Any]) -> bool:
+        """Whether it refers to another, and what stands beside that doesn't count."""
+        return self.is_old and isinstance(schema.get("$ref"), str)
 
     def validator(self, schema: Any) -> jsonschema_rs.Validator:
         """A validator of a part, or of a schema made of parts. Where references depend on where they stand (unless
@@ -81,12 +88,12 @@ class Document:
 
     @cached_property
     def _pointers(self) -> Mapping[int, str]:
-        return {id(one): pointer for pointer, one in _schemas(self.root, "")}
+        return {id(one): pointer for pointer, one in schemas_in(self.root)}
 
     @cached_property
     def _anchors(self) -> Mapping[str, Any]:
         found: dict[str, Any] = {}
-        for _, one in _schemas(self.root, ""):
+        for _, one in schemas_in(self.root):
             names = [one.get(key) for key in ("$anchor", "$dynamicAnchor")]
             if isinstance(address := one.get(self._id), str) and address.startswith("#"):
                 names.append(address[1:])
@@ -96,7 +103,7 @@ class Document:
     def _check_targets(self) -> None:
         """Where a draft expects no schemas, it doesn't look whether they are any."""
         expected = ("#/definitions/",) if self.is_old else ("#/definitions/", "#/$defs/")
-        found = (one.get("$ref") for _, one in _schemas(self.root, ""))
+        found = (one.get("$ref") for _, one in schemas_in(self.root))
         for reference in dict.fromkeys(one for one in found if isinstance(one, str)):
             target = None if reference.startswith(expected) else self.resolve(reference)
             if isinstance(target, Mapping) and target is not self.root:
@@ -109,7 +116,7 @@ class Document:
         """How many schemas a value may have to be asked about, what refers to itself counted once."""
         counts: dict[int, int] = {}
         closed: set[int] = set()
-        pending: list[Any] = [one for _, one in _schemas(self.root, "")]
+        pending: list[Any] = [one for _, one in schemas_in(self.root)]
         while pending:
             one = pending[-1]
             beside = self._beside(one)
@@ -145,12 +152,12 @@ def validator_of(schema: Any, **how: Any) -> jsonschema_rs.Validator:
 
 
 def _below(schema: Any) -> Iterator[Mapping[str, Any]]:
-    found = (one for _, one in _schemas(schema, ""))
+    found = (one for _, one in schemas_in(schema))
     next(found, None)
     return found
 
 
-def _schemas(node: Any, pointer: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def schemas_in(node: Any, pointer: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The schema and all that may be schemas in it, under keywords and under names of any kind, with their pointers."""
     pending = [(pointer, node)]
     while pending:
@@ -160,14 +167,14 @@ def _schemas(node: Any, pointer: str) -> Iterator[tuple[str, Mapping[str, Any]]]
         elif isinstance(node, Mapping):
             yield pointer, node
             for key, one in node.items():
-                if key in _NAMED and isinstance(one, Mapping):
+                if key in NAMED and isinstance(one, Mapping):
                     named = f"{pointer}/{key}"
-                    pending += ((f"{named}/{_escaped(name)}", each) for name, each in one.items())
-                elif key not in _DATA and isinstance(one, dict | list):
-                    pending.append((f"{pointer}/{_escaped(key)}", one))
+                    pending += ((f"{named}/{escaped(name)}", each) for name, each in one.items())
+                elif key not in DATA and isinstance(one, dict | list):
+                    pending.append((f"{pointer}/{escaped(key)}", one))
 
 
-def _escaped(step: str) -> str:
+def escaped(step: str) -> str:
     """A step of a pointer in a URI."""
     if step.isalnum() and step.isascii():
         return step

@@ -64,6 +64,11 @@ class JsonReader(TextReader):
         if self._reader == self._in_key and not self._string.length:
             self._drop()  # no name began here
 
+    @property
+    def in_string(self) -> bool:
+        """Whether it stands inside a string, or a member's name."""
+        return self._reader in (self._in_string, self._in_key)
+
     # Values
 
     def _value(self, text: str, at: int) -> int:

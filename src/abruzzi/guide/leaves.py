@@ -40,18 +40,19 @@ def common_values(
         for part in parts
         if (rule := kept(part.schema, ("type", *STRING_KEYWORDS, *NUMBER_KEYWORDS)))
     ]
+    denying = [part for part in parts if "not" in part.schema or "if" in part.schema]
     return [
         value
         for value in listed[0]
         if kind_of(value) in kinds
         and all(key_of(value) in one for one in keys)
         and all(rule.is_valid(value) for rule in rules)
-        and (not isinstance(value, list | Mapping) or _allowed(value, home, parts))
+        and _allowed(value, home, parts if isinstance(value, list | Mapping) else denying)
     ]
 
 
 def _allowed(value: Any, home: Home, parts: Sequence[Part]) -> bool:
-    """Whether an object or array is what the parts say, where they can be asked."""
+    """Whether the value is what the parts say, where they can be asked."""
     return not home.is_whole or all(home.validator(part.schema).is_valid(value) for part in parts)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import islice
 
 from abruzzi.guide.examples import examples, names
 from abruzzi.guide.json_reader import JsonReader
+from abruzzi.guide.node import Schema
 from abruzzi.guide.strings import common_prefix
 from abruzzi.guide.threads import Thread, has_value, may_come, may_end, may_go_on, names_left, names_needed
 
@@ -16,26 +17,51 @@ from abruzzi.guide.threads import Thread, has_value, may_come, may_end, may_go_o
 _MAX_REFUSED = 50
 # The samples that the shortest is taken of.
 _SAMPLES = 4
+# How many containers are open, and how many characters are written: held ones that are dropped are none.
+_Place = tuple[int, int]
+_Step = tuple[_Place, str]
 _OPENING = {"string": '"', "object": "{", "array": "[", "null": "null"}
 
 
 class Matcher(JsonReader):
     """A reader that knows how to go on. What it returns is not taken: feed it."""
 
-    _made = ""  # the step that was made last, until it is known what became of it
-    _refused = ""  # the last step, where the reader refused it
-    _refusals = 0
+    def __init__(self, schema: Schema, check: Callable[[str], str | None]) -> None:
+        super().__init__(schema, check)
+        self._made: _Step | None = None  # the step that was made last, until it is known what became of it
+        self._refused: _Step | None = None  # the last step, where the reader refused it
+        self._refusals = 0
+        self._forced_at: set[_Place] = set()  # where text was forced that may be held yet
+        self._barred: _Place | None = None  # where what began with forced text was refused
 
     def recover(self) -> None:
-        if self._made and self.fault is not None and self._data == self._made:
-            self._refused = self._made
-            self._refusals += 1
-        self._made = ""
+        if self.fault is not None:
+            if self._made is not None and self._data == self._made[1]:
+                self._refused = self._made
+                self._refusals += 1
+            if (place := self._place()) in self._forced_at:
+                self._barred = place
+        self._made = None
         super().recover()
+
+    def _place(self) -> _Place:
+        return len(self._stack), self._outlet.written
 
     def forced(self) -> str:
         """What every valid text goes on with from here, white space aside, as far as that is seen at once; "" where
-        there is a choice. Where an object or array can't end yet, that is its next member or item."""
+        there is a choice, and where it was refused just now. Where an object or array can't end yet, that is its next
+        member or item."""
+        text = self._forced()
+        place = self._place()
+        if text and place == self._barred:
+            return ""
+        if not self._marks:  # nothing goes back behind what is out
+            self._forced_at.clear()
+        if text:
+            self._forced_at.add(place)
+        return text
+
+    def _forced(self) -> str:
         reader = self._reader
         if self._partial and reader != self._behind_value:
             return ""  # in an escape
@@ -87,9 +113,10 @@ class Matcher(JsonReader):
         while True:
             try:
                 step = self._step()
-                if step == self._refused or self._refusals > _MAX_REFUSED:
+                made = self._place(), step  # what is wrong here may be right further out
+                if made == self._refused or self._refusals > _MAX_REFUSED:
                     raise LookupError(f"nothing was found that its schema allows (at {self._path()})")
-                self._made, self._refused = step, ""
+                self._made, self._refused = made, None
                 return step
             except LookupError:
                 if not self._marks:
@@ -114,7 +141,7 @@ class Matcher(JsonReader):
             return self._forced_characters() or self._string_end()
         if reader in (self._first_key, self._first_item, self._behind_value):
             return self._step_in_container()
-        return self.forced()
+        return self._forced()
 
     def _step_in_container(self) -> str:
         """The container's end, or its next member's name or item."""

@@ -16,7 +16,8 @@ from typing import Any
 
 import jsonschema_rs
 
-from abruzzi.guide.bounds import LARGEST, Span, crossed, numbers_cross, span
+from abruzzi.guide.bounds import LARGEST, Span, crossed, numbers_cross, span, wanted_cross
+from abruzzi.guide.certain import literals, refuses
 from abruzzi.guide.document import validator_of
 from abruzzi.guide.leaves import NUMBER_KEYWORDS, STRING_KEYWORDS, TextRule, common_values, is_checked_format
 from abruzzi.guide.parts import (
@@ -33,6 +34,7 @@ from abruzzi.guide.parts import (
 )
 from abruzzi.guide.pattern import patterns_of
 
+_FEW = {"null": 1, "boolean": 2}
 _LEAST = ("minLength", "minItems", "minProperties")
 
 
@@ -110,6 +112,12 @@ class Node:
         return [option for option in self._all if option.kinds]
 
     @cached_property
+    def several(self) -> int | None:
+        """How many different values it has at most, where those are few."""
+        counts = [option.several for option in self._all]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @cached_property
     def ways(self) -> Sequence[Sequence[Node]]:
         """What else must be filled for this to be, in each of its ways."""
         needs = (option.needs(kind) for option in self._all for kind in option.own_kinds)
@@ -172,6 +180,13 @@ class Option:
     def kinds(self) -> frozenset[str]:
         """The kinds of values that it may be."""
         return frozenset(kind for kind in self.own_kinds if self._is_filled(kind))
+
+    @property
+    def several(self) -> int | None:
+        """How many different values it has at most, where those are few."""
+        if self.values is not None:
+            return len(self._keys)
+        return sum(_FEW[kind] for kind in self.own_kinds) if self.own_kinds <= _FEW.keys() else None
 
     # Strings and numbers
 
@@ -346,18 +361,28 @@ class Option:
 
     def _contradicts(self, kind: str) -> bool:
         """Whether its own bounds leave no value of the kind."""
+        if any(refuses(part.schema, kind, self.required) for part in self.parts):
+            return True
         if kind == "string" and self.words is None:
-            return crossed(span(self.parts, "minLength", "maxLength"))
+            return crossed(span(self.parts, "minLength", "maxLength")) or self._refuses_literals()
         if kind == "object":
             names = any(name in part.required and one is False for part in self.parts for name, one in self._false())
             return names or crossed(span(self.parts, "minProperties", "maxProperties"))
         if kind == "array":
-            return crossed(span(self.parts, "minItems", "maxItems"))
+            return crossed(span(self.parts, "minItems", "maxItems")) or wanted_cross(self.parts)
         return kind == "number" and self.values is None and numbers_cross(self.parts)
 
     def _false(self) -> Iterator[tuple[str, Any]]:
         for part in self.parts:
             yield from ((name, one) for name, one in part.properties.items() if one is False)
+
+    def _refuses_literals(self) -> bool:
+        """Whether a pattern is of a few strings, and none of them is right."""
+        for part in self.parts:
+            listed = literals(part.schema.get("pattern"))
+            if listed is not None and self.text is not None:
+                return not any(map(self.text.accepts, listed))
+        return False
 
     def needs(self, kind: str) -> Sequence[Node] | None:
         """The members or items that a value of the kind must have; None where it can't have them."""
@@ -375,6 +400,11 @@ class Option:
             needed = [self._member(name) for name in self.needed]
         elif kind == "array":
             least = span(self.parts, "minItems", "maxItems")[0]
+            if least > self._prefix and any(part.schema.get("uniqueItems") is True for part in self.parts):
+                node = self._item(self._prefix)
+                several = None if node is None else node.several
+                if several is not None and least > self._prefix + several:
+                    return None
             needed = [self._item(index) for index in range(min(least, self._prefix + 1))]
         found = [node for node in needed if node is not None]
         return found if len(found) == len(needed) else None

@@ -8,7 +8,7 @@ from abruzzi.protocol.text import Text
 class Outlet:
     """Takes text; what comes behind a mark is held until all marks are released, and may be dropped."""
 
-    __slots__ = ("_all", "_held", "_marks", "_out", "length")
+    __slots__ = ("_all", "_held", "_marks", "_out", "length", "written")
 
     def __init__(self) -> None:
         self._all = Text()
@@ -16,8 +16,10 @@ class Outlet:
         self._held: list[str] = []
         self._marks: list[tuple[int, int]] = []  # the pieces held before each, and their characters
         self.length = 0  # of what is held
+        self.written = 0  # characters in all, held or not
 
     def put(self, piece: str) -> None:
+        self.written += len(piece)
         if self._marks:
             self._held.append(piece)
             self.length += len(piece)
@@ -36,7 +38,9 @@ class Outlet:
 
     def drop(self) -> None:
         """What is behind the last mark never was."""
-        pieces, self.length = self._marks.pop()
+        pieces, length = self._marks.pop()
+        self.written -= self.length - length
+        self.length = length
         del self._held[pieces:]
 
     def take(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema_rs
 
+from abruzzi.guide.certain import ANNOTATIONS, is_nothing, literals
 from abruzzi.guide.document import Document, validator_of
 
 KINDS = frozenset(("null", "boolean", "number", "string", "array", "object"))
@@ -33,10 +34,12 @@ _MAX_EXPANSIONS = 3_000
 _MAX_NESTED = 50
 # Combinations of alternatives that are followed at once; what has more is read as anything and checked when whole.
 MAX_OPTIONS = 64
-# What says nothing of a value.
-_ANNOTATIONS = frozenset(
-    ("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment")
+# Keywords whose schemas may tell of members, too, so that those aren't unevaluated.
+_IN_PLACE = frozenset(
+    ("$ref", "$dynamicRef", "$recursiveRef", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas")
 )
+# Members of a `oneOf` that are looked through for equal ones.
+_MAX_COMPARED = 100
 
 
 class Home(Document):
@@ -65,6 +68,11 @@ class Part:
         self.required = frozenset(name for name in list_of(schema, "required") if isinstance(name, str))
         self.patterns = [(pattern, value) for pattern, value in mapping_of(schema, "patternProperties").items()]
         self.others: Any = schema.get("additionalProperties", True)
+        if "unevaluatedProperties" in schema and not schema.keys() & (_IN_PLACE | {"additionalProperties"}):
+            self.others = True if home.is_old else schema["unevaluatedProperties"]
+        dependent = mapping_of(schema, "dependencies" if home.is_old else "dependentSchemas")
+        self.barred = frozenset(name for name, one in dependent.items() if is_nothing(one))
+        """Names of members that may not be there, whatever they are."""
         if home.is_old:
             listed = schema.get("items")
             self.prefix = listed if isinstance(listed, list) else []
@@ -75,10 +83,12 @@ class Part:
             if isinstance(self.items, list):  # an older draft's way, which is no schema in this one
                 self.prefix, self.items = self.items, schema.get("additionalItems", True)
         self._names = schema.get("propertyNames")
-        self._home = home
+        self.home = home
 
     def members(self, name: str) -> list[Any]:
         """The schemas of the member of this name; False among them where there may be none."""
+        if name in self.barred:
+            return [False]
         found = [self.properties[name]] if name in self.properties else []
         found += [value for pattern, value in self.patterns if searches(pattern, name)]
         if self._names is not None and not self._may_be_called(name):
@@ -86,7 +96,7 @@ class Part:
         return found or [self.others]
 
     def _may_be_called(self, name: str) -> bool:
-        return bool(self._home.validator(self._names).is_valid(name)) if self._home.is_whole else True
+        return bool(self.home.validator(self._names).is_valid(name)) if self.home.is_whole else True
 
     @property
     def takes_any_name(self) -> bool:
@@ -98,8 +108,12 @@ class Part:
         """Names of which each of its members has one, where it lists them."""
         if self.others is False and not self.patterns:
             return list(self.properties)
-        if isinstance(self._names, Mapping):
+        if isinstance(self._names, Mapping) and not self.home.is_reference(self._names):
+            if self._names.get("maxLength") == 0:
+                return [""]
             values = [self._names["const"]] if "const" in self._names else self._names.get("enum")
+            if values is None:
+                return literals(self._names.get("pattern"))
             return [name for name in values if isinstance(name, str)] if isinstance(values, list) else None
         return () if self._names is False else None
 
@@ -134,7 +148,7 @@ def alternatives(schema: Any, home: Home, above: tuple[int, ...]) -> tuple[list[
         return ([] if schema is False else [[]]), True
     if id(schema) in above:
         return [[]], False  # by way of itself: no draft says what that means, and the validator lets it pass
-    if schema.get("not", False) in (True, {}):
+    if schema.get("not", False) in (True, {}) and not home.is_reference(schema):
         return [], True
     home.expansions += 1
     if home.expansions > _MAX_EXPANSIONS or len(above) > _MAX_NESTED:
@@ -167,7 +181,8 @@ def alternatives(schema: Any, home: Home, above: tuple[int, ...]) -> tuple[list[
         begun, _ = alternatives(schema["if"], home, above)
         holds, _ = alternatives(schema.get("then", True), home, above)
         fails, _ = alternatives(schema.get("else", True), home, above)
-        groups.append([*fails, *([*one, *other] for one in begun for other in holds)])
+        always = schema["if"] in (True, {})
+        groups.append([*([] if always else fails), *([*one, *other] for one in begun for other in holds)])
     sure &= not any(_speaks(schema, keyword) for keyword in _UNDECIDED)
     part = Part(schema, home)
     sure &= part.values is None or not any(isinstance(value, list | Mapping) for value in part.values)
@@ -189,11 +204,12 @@ def _choice(
         return [[Part({"enum": listed}, home)]], True
     if (
         one_only
-        and sum(one is True or (isinstance(one, Mapping) and not one.keys() - _ANNOTATIONS) for one in members) > 1
+        and sum(one is True or (isinstance(one, Mapping) and not one.keys() - ANNOTATIONS) for one in members) > 1
     ):
         return [], True  # whatever the value, two of them hold
     several = [alternatives(one, home, above) for one in members]
-    found = [alternative for found, _ in several for alternative in found]
+    twice = _twice(members) if one_only else frozenset()  # what is one of them is the other, too
+    found = [alternative for i, (found, _) in enumerate(several) if i not in twice for alternative in found]
     sure = all(exact for _, exact in several)
     if one_only and sure and len(found) <= MAX_OPTIONS:
         sure = _are_disjoint([found for found, _ in several])
@@ -202,11 +218,24 @@ def _choice(
     return found, sure
 
 
+def _twice(members: Sequence[Any]) -> frozenset[int]:
+    """The indices of the schemas that are there twice."""
+    if len(members) > _MAX_COMPARED:
+        return frozenset()
+    plain = [
+        {key: said for key, said in one.items() if key not in ANNOTATIONS} if isinstance(one, Mapping) else one
+        for one in members
+    ]
+    pairs = ((i, j) for i, j in combinations(range(len(plain)), 2) if plain[i] == plain[j])
+    # Python holds true and 1 equal.
+    return frozenset(k for i, j in pairs if key_of(plain[i]) == key_of(plain[j]) for k in (i, j))
+
+
 def _listed(members: Sequence[Any]) -> list[Any] | None:
     """The values that may be, where each schema is of a single one that is no object or array."""
     values = []
     for one in members:
-        if not isinstance(one, Mapping) or "const" not in one or one.keys() - _ANNOTATIONS - {"const", "type"}:
+        if not isinstance(one, Mapping) or "const" not in one or one.keys() - ANNOTATIONS - {"const", "type"}:
             return None
         value = one["const"]
         if isinstance(value, list | Mapping) or one.get("type", kind_of(value)) != kind_of(value):
@@ -266,7 +295,7 @@ def _values_of(parts: Sequence[Part]) -> set[Any] | None:
 def _member_values(parts: Sequence[Part], name: str) -> set[Any] | None:
     for part in parts:
         member = part.properties.get(name)
-        if isinstance(member, Mapping):
+        if isinstance(member, Mapping) and not part.home.is_reference(member):
             values = [member["const"]] if "const" in member else member.get("enum")
             if isinstance(values, list):
                 return {key_of(value) for value in values}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import jsonschema_rs
 import msgspec
 
-from abruzzi.guide.document import validator_of
+from abruzzi.guide.document import DATA, NAMED, escaped, schemas_in, validator_of
 from abruzzi.guide.matcher import Matcher
 from abruzzi.guide.node import Schema, Unsatisfiable
 from abruzzi.guide.strict import check_strict
@@ -44,8 +45,7 @@ class Arguments:
         try:
             self._validator.validate(value)
         except jsonschema_rs.ValidationError as error:
-            path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
-            return f"{error.message[:_SHOWN]} (at ${path})"
+            return f"{error.message[:_SHOWN]} (at ${_dotted(error.instance_path)})"
         except ValueError as error:  # a number that no float holds, a reference that leads nowhere
             return str(error)[:_SHOWN]
         return None
@@ -96,14 +96,19 @@ def compile(schema: Mapping[str, Any] | None, *, name: str = "the tool", where: 
             f"the schema of {name!r} is no JSON Schema: expected an object, got {schema!r}"[:_SHOWN], where
         )
     try:
-        return _compiled(msgspec.json.encode(NO_ARGUMENTS if schema is None else schema))
+        text = msgspec.json.encode(NO_ARGUMENTS if schema is None else schema)
+        # It writes what is no JSON, too: null for NaN, a list for a set.
+        if schema is not None and msgspec.json.decode(text) != schema and (found := _no_json(schema, "")) is not None:
+            raise _Unfit(found[0], f"is no JSON: {found[1]}")
+        return _compiled(text)
     except _Unfit as error:
         path, message = error.args
         raise RequestError(f"the schema of {name!r} {message}", where + path) from None
     except RecursionError:
         raise RequestError(f"the schema of {name!r} is nested too deep to be read", where) from None
     except (TypeError, ValueError) as error:
-        raise RequestError(f"the schema of {name!r} is no JSON: {str(error)[:_SHOWN]}", where) from None
+        path, message = _no_json(schema, "") or ("", str(error))
+        raise RequestError(f"the schema of {name!r} is no JSON: {message[:_SHOWN]}", where + path) from None
 
 
 def accepts(schema: Mapping[str, Any] | None, text: str) -> bool:
@@ -124,7 +129,7 @@ class _Unfit(Exception):
 @lru_cache(maxsize=4096)
 def _compiled(text: bytes) -> Arguments:
     """By content: an agent sends the same tools with every request."""
-    schema = _readable(json.loads(text))
+    schema = _read(json.loads(text))
     validator = _validator(schema)
     try:
         return Arguments(schema, validator)
@@ -135,7 +140,7 @@ def _compiled(text: bytes) -> Arguments:
 
 def arguments_schema(tool: Tool) -> Mapping[str, Any]:
     """The schema of the tool's arguments; a tool without parameters takes the empty object."""
-    return NO_ARGUMENTS if tool.parameters is None else _readable(tool.parameters)
+    return NO_ARGUMENTS if tool.parameters is None else _read(tool.parameters)
 
 
 def closed(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,23 +184,21 @@ def _changed(schema: Mapping[str, Any], change: Callable[[Mapping[str, Any]], An
     """The schema with each of the schemas in it changed."""
     changed = dict(schema)
     for keyword, value in schema.items():
-        if keyword in _NAMED and isinstance(value, Mapping):
+        if keyword in NAMED and isinstance(value, Mapping):
             changed[keyword] = {
                 name: change(part) if isinstance(part, Mapping) else part for name, part in value.items()
             }
-        elif isinstance(value, Mapping) and keyword not in _DATA:
+        elif isinstance(value, Mapping) and keyword not in DATA:
             changed[keyword] = change(value)
-        elif isinstance(value, list) and keyword not in _DATA:
+        elif isinstance(value, list) and keyword not in DATA:
             changed[keyword] = [change(part) if isinstance(part, Mapping) else part for part in value]
     return changed
 
 
-_DATA = frozenset(("const", "default", "enum", "example", "examples", "dependentRequired", "$vocabulary"))
 _DEFINITIONS = frozenset(("$defs", "definitions"))
 _MEMBERS = frozenset(("properties", "patternProperties", "additionalProperties"))
 _CHOICES = frozenset(("allOf", "anyOf", "oneOf"))
-# Keywords under which schemas have names, and those under which they speak of another value than the schema around.
-_NAMED = _DEFINITIONS | {"properties", "patternProperties", "dependentSchemas", "dependencies"}
+# Keywords under which schemas speak of another value than the schema around.
 _ELSEWHERE = _MEMBERS | {"items", "prefixItems"}
 # Keywords whose schemas speak of the same value, beside those of allOf.
 _BESIDE = frozenset(("$ref", "anyOf", "oneOf", "if", "dependentSchemas"))
@@ -216,6 +219,20 @@ _LATER = (
     (("dependentRequired", "dependentSchemas", "unevaluatedProperties", "unevaluatedItems"), _DRAFTS[:3]),
     (("prefixItems",), _DRAFTS[:4]),
 )
+# Keywords of drafts behind the 4th and behind the 7th: a schema that has one is of no draft before.
+_BEHIND_4 = frozenset(("const", "propertyNames", "contains", "if", "then", "else"))
+_BEHIND_7 = frozenset(("$defs", "$anchor", "$dynamicAnchor", "$dynamicRef", "$recursiveAnchor", "$recursiveRef")) | {
+    "dependentRequired",
+    "dependentSchemas",
+    "maxContains",
+    "minContains",
+    "prefixItems",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+}
+_DRAFT_4 = "http://json-schema.org/draft-04/schema#"
+_DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+_REFERRING = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
 def _validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
@@ -226,13 +243,80 @@ def _validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
         jsonschema_rs.meta.validate(schema)
         return validator_of(schema, retriever=_no_retrieval)
     except jsonschema_rs.ValidationError as error:
-        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.instance_path)
+        path = _dotted(error.instance_path) or _lost(schema, error.message)
         message = error.message[:_SHOWN]
         if message.endswith('is not a "regex"'):
             message = message.removesuffix('is not a "regex"') + "is no regular expression, or one too large to be used"
         raise _Unfit(path, f"is no JSON Schema: {message}") from None
     except (ValueError, jsonschema_rs.ReferencingError) as error:
-        raise _Unfit("", f"can't be used: {str(error)[:_SHOWN]}") from None
+        raise _Unfit(_lost(schema, str(error)), f"can't be used: {str(error)[:_SHOWN]}") from None
+
+
+def _dotted(steps: Iterable[str | int]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+
+
+def _lost(schema: Mapping[str, Any], message: str) -> str:
+    """The path of the reference that leads nowhere, as the validator names it; "" where none is."""
+    found = re.search(r"(?:Pointer|Anchor|Resource) '(.*?)'(?: |$)", message)
+    for pointer, one in schemas_in(schema) if found else ():
+        for keyword in _REFERRING:
+            reference = one.get(keyword)
+            if not isinstance(reference, str) or not found:
+                continue
+            address, _, fragment = reference.partition("#")
+            names = (reference, fragment)
+            if found[1] in names or (address and found[1].partition("#")[0].endswith(address.lstrip("./"))):
+                return f"{_path(schema, pointer)}.{keyword}"
+    return ""
+
+
+def _path(schema: Any, pointer: str) -> str:
+    """A pointer as the path that a message has."""
+    steps: list[str | int] = []
+    for part in pointer.split("/")[1:]:
+        steps.append(
+            int(part) if isinstance(schema, list) else next(one for one in schema if part in (one, escaped(one)))
+        )
+        schema = schema[steps[-1]]
+    return _dotted(steps)
+
+
+def _no_json(value: Any, path: str) -> tuple[str, str] | None:
+    """The path of what is no JSON, and what it is."""
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            if not isinstance(key, str):
+                return path, f"expected names that are strings, got {key!r}"
+            if (found := _no_json(one, f"{path}.{key}")) is not None:
+                return found
+    elif isinstance(value, list | tuple):
+        for i, one in enumerate(value):
+            if (found := _no_json(one, f"{path}[{i}]")) is not None:
+                return found
+    elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
+        return path, f"expected a value that JSON has, got {value!r}"
+    return None
+
+
+def _read(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema as it is read, with the draft that it is of where it only shows in its form."""
+    read = _readable(schema)
+    draft = None if "$schema" in read else _old_form(read)
+    return read if draft is None else {"$schema": draft, **read}
+
+
+def _old_form(schema: Mapping[str, Any]) -> str | None:
+    """The older draft that a schema without `$schema` is written for, as pydantic 1, zod and OpenAPI 3.0 do."""
+    keywords: set[str] = set()
+    has_lists = has_booleans = False
+    for _, one in schemas_in(schema):
+        keywords |= one.keys()
+        has_lists |= isinstance(one.get("items"), list) or "additionalItems" in one
+        has_booleans |= any(isinstance(one.get(key), bool) for key in ("exclusiveMinimum", "exclusiveMaximum"))
+    if keywords & _BEHIND_7 or (has_booleans and keywords & _BEHIND_4):
+        return None
+    return _DRAFT_4 if has_booleans else _DRAFT_7 if has_lists else None
 
 
 def _readable(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from llguidance import LLMatcher
 
-from abruzzi.guide.schema import arguments_schema, closed
+from abruzzi.guide.schema import arguments_schema, closed, compile
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Tool
 
@@ -67,7 +67,8 @@ def _signature(name: str, parameters: bytes | None) -> Signature:
 def _nearest(schema: Mapping[str, Any]) -> tuple[str, bool]:
     """The nearest schema that llguidance compiles, and whether it says the same as the given one.
 
-    Raises ValueError for a schema that nothing can satisfy.
+    Raises ValueError for a schema that nothing can satisfy. That llguidance holds it for one is no proof: it refuses
+    members that nothing satisfies, though they need not be there.
     """
     faults = []
     for candidate, options, exact in _candidates(schema):
@@ -76,7 +77,10 @@ def _nearest(schema: Mapping[str, Any]) -> tuple[str, bool]:
             return text, exact
         faults.append(found)
     if all("Unsatisfiable" in found for found in faults):
-        raise ValueError(faults[-1].splitlines()[0].partition("Unsatisfiable schema: ")[2])
+        try:
+            compile(schema)
+        except RequestError:
+            raise ValueError(faults[-1].splitlines()[0].partition("Unsatisfiable schema: ")[2]) from None
     return _of_the_properties_that_compile(schema), False
 
 
