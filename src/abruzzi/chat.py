@@ -32,7 +32,7 @@ from abruzzi.protocol.events import (
 )
 from abruzzi.protocol.messages import Message, Tool
 from abruzzi.protocol.parser import StreamParser
-from abruzzi.protocol.prompt import Prompt
+from abruzzi.protocol.prompt import Prompt, raw_prompt
 from abruzzi.protocol.template import render_prompt
 
 # How often an engine is asked to go on before a call of its is finished without it: in a row without a whole call, in
@@ -70,6 +70,8 @@ class ChatRequest:
     """Whether the model thinks before it answers; None leaves it to the model's kind."""
     answer: Mapping[str, Any] | None = None
     """The JSON Schema of the object that the content has to be; None where any text will do."""
+    prompt: str | None = None
+    """In place of messages: what the model reads as it stands, control tokens and all. It answers with text."""
     params: SamplingParams = field(default_factory=SamplingParams)
 
     def __post_init__(self) -> None:
@@ -223,13 +225,7 @@ class _Turn:
         if request.output == "pythonic":
             pythonic.check(self.tools)
         self.must_call = request.tool_choice not in ("auto", "none")
-        # A tool that must not be called is not shown either; beside one that must be, the others are.
-        self.prompt: Prompt = render_prompt(
-            self._messages(),
-            tools=request.tools if self.tools else (),
-            variant=self.variant,
-            thinking=request.thinking,
-        )
+        self.prompt = self._prompt()
         is_free = not request.tools and request.answer is None
         self.grammar = self._grammar() if engine.capabilities.constrains and not is_free else None
         self.guard = None if is_free else self._guard(schemas)
@@ -254,6 +250,14 @@ class _Turn:
         if not chosen:
             raise RequestError(f"expected auto, none, required or a declared tool, got {choice!r}", "tool_choice")
         return chosen
+
+    def _prompt(self) -> Prompt:
+        request = self.request
+        if request.prompt is not None:
+            return raw_prompt(request.prompt, self.variant)
+        # A tool that must not be called is not shown either; beside one that must be, the others are.
+        tools = request.tools if self.tools else ()
+        return render_prompt(self._messages(), tools=tools, variant=self.variant, thinking=request.thinking)
 
     def _messages(self) -> Sequence[Message]:
         """The conversation; a form of the answer that the model doesn't know of is asked for in words."""
@@ -318,7 +322,7 @@ class _Turn:
         """Without tools the model's text is what was asked for, markers and all; only its reasoning comes apart."""
         thinking, by_id, length = self.request.thinking, self.asking.by_id, Length()
         parser = None
-        if self.variant.thinks:
+        if self.variant.thinks and self.request.prompt is None:
             parser = StreamParser(variant=self.variant, thinking=thinking, by_id=by_id, calls=False)
         async with contextlib.aclosing(self.asking.texts(self.prompt, self.request.params)) as texts:
             async for text in texts:

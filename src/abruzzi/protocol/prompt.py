@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from abruzzi.protocol.json_scanner import JsonScanner
 from abruzzi.protocol.markers import ARGUMENT_BEGIN, MARKERS, THINK_BEGIN, THINK_END
@@ -59,6 +60,17 @@ class Prompt:
     def spelled(self) -> Iterator[str]:
         """The prompt as text, part by part: no content spells a control token."""
         return (part if isinstance(part, Control) else escape(part, self.variant) for part in self.parts)
+
+
+def raw_prompt(text: str, variant: Variant) -> Prompt:
+    """A prompt that somebody else has rendered: whatever spells a control token is one."""
+    pieces = _any_of(variant.controls).split(text)
+    return Prompt(tuple(Control(one) if i % 2 else one for i, one in enumerate(pieces) if one), variant, calls=0)
+
+
+@lru_cache(maxsize=16)
+def _any_of(spellings: frozenset[str]) -> re.Pattern[str]:
+    return re.compile(f"({'|'.join(map(re.escape, sorted(spellings, key=len, reverse=True)))})")
 
 
 def going_on(written: str, variant: Variant) -> Iterator[str]:

@@ -12,6 +12,7 @@ from abruzzi.protocol.errors import AbruzziError, RequestError
 from abruzzi.server import page
 from abruzzi.server.access import Access
 from abruzzi.server.chat_completions import ChatCompletions
+from abruzzi.server.completions import Completions
 from abruzzi.server.dialect import Dialect
 from abruzzi.server.endpoint import Endpoint
 from abruzzi.server.exchange import ClientLeft, Exchange, Receive, Scope, Send
@@ -206,6 +207,7 @@ def _work(engine: Engine, settings: Settings) -> list[Path]:
     count_tokens = {"POST": CountTokens(engine, settings)}
     return [
         path("/v1/chat/completions", _OPENAI),
+        path("/v1/completions", Completions()),
         path("/v1/responses", responses),
         Path("/v1/responses/{id}", {"GET": responses.stored, "DELETE": responses.stored}, responses),
         path("/v1/messages", _ANTHROPIC),

@@ -30,12 +30,11 @@ from abruzzi.protocol.events import (
     ToolCallBegin,
 )
 from abruzzi.protocol.messages import Message, Tool
-from abruzzi.server.dialect import Call, Fields, data
+from abruzzi.server.dialect import DONE, Call, Fields, data
 
 _OUTPUTS: Mapping[Any, Any] = {None: "tool_calls", "raw": "raw", "pythonic": "pythonic"}
-_MAX_ANSWERS = 128
-_MAX_LOGPROBS = 20
-_DONE = b"data: [DONE]\n\n"
+MAX_ANSWERS = 128
+MAX_LOGPROBS = 20
 
 
 class ChatCompletions:
@@ -70,7 +69,7 @@ class ChatCompletions:
             request,
             encoder,
             stream=fields.boolean("stream", default=False),
-            answers=fields.integer("n", 1, _MAX_ANSWERS) or 1,
+            answers=fields.integer("n", 1, MAX_ANSWERS) or 1,
             model=fields.string("model") or model,
         )
 
@@ -155,7 +154,7 @@ def _output(value: Any) -> Any:
 def _logprobs_wanted(fields: Fields) -> int | None:
     """How many alternatives to each token are wanted; None where no logprobs are."""
     wanted = fields.boolean("logprobs", default=False)
-    count = fields.integer("top_logprobs", 0, _MAX_LOGPROBS)
+    count = fields.integer("top_logprobs", 0, MAX_LOGPROBS)
     if count is not None and not wanted:
         raise RequestError("expected logprobs to be true where alternatives are asked for", "top_logprobs")
     return (count or 0) if wanted else None
@@ -220,16 +219,16 @@ class Encoder:
 
     def end(self) -> bytes:
         usage = {**self._head("chat.completion.chunk"), "choices": [], **self._tail()}
-        return (data(usage) if self.include_usage else b"") + _DONE
+        return (data(usage) if self.include_usage else b"") + DONE
 
     def failed(self, error: AbruzziError) -> bytes:
-        return data(error_body(error)) + _DONE
+        return data(error_body(error)) + DONE
 
     def _tail(self) -> dict[str, Any]:
         if self.bare:
-            return {"usage": _usage(self._reports)}
+            return {"usage": usage_of(self._reports)}
         told = [report.told() for report in self._reports]
-        return {"usage": _usage(self._reports), "abruzzi": told[0] if len(told) == 1 else told}
+        return {"usage": usage_of(self._reports), "abruzzi": told[0] if len(told) == 1 else told}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
@@ -273,7 +272,7 @@ def _delta(event: Event) -> dict[str, Any] | None:
     return None
 
 
-def _usage(reports: Sequence[Report]) -> dict[str, Any]:
+def usage_of(reports: Sequence[Report]) -> dict[str, Any]:
     """The prompt is read once, however many answers there are."""
     prompt = max((report.usage.prompt for report in reports), default=0)
     completion = sum(report.usage.completion for report in reports)

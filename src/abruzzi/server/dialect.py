@@ -63,6 +63,10 @@ class Dialect(Protocol):
         ...
 
 
+DONE = b"data: [DONE]\n\n"
+"""OpenAI's end of a stream."""
+
+
 def data(value: Any) -> bytes:
     """A server-sent event without a name."""
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
