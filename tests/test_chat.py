@@ -18,7 +18,7 @@ from abruzzi.engines.base import Piece
 from abruzzi.engines.scripted import ScriptedEngine
 from abruzzi.guide.schema import Schemas
 from abruzzi.protocol.events import ContentDelta, Event
-from abruzzi.protocol.markers import CALL_END, MARKERS, SECTION_END
+from abruzzi.protocol.markers import CALL_END, MARKERS, SECTION_BEGIN, SECTION_END
 from abruzzi.protocol.prompt import Prompt, escape, going_on
 from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import K2, K2_5, K2_THINKING
@@ -509,3 +509,73 @@ def test_no_stop_sequence_excuses_a_call_that_must_come() -> None:
 def test_a_limit_behind_a_whole_turn_cuts_nothing(cut: Any) -> None:
     engine = ScriptedEngine([OTHER + "<|im_end|>" + "x" * 80], cut=cut, finish_reason="length")
     assert complete(engine)[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize(("value", "stop"), [("[num(n=10)]", "0"), ("[num(n=5)]", "5"), ("[num(n=5)]", "(")])
+def test_a_stop_sequence_spoils_no_pythonic_call(value: str, stop: str) -> None:
+    tool = Tool(
+        "num", None, {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}}, "required": ["n"]}
+    )
+    message, _ = complete(
+        ScriptedEngine([value, "5)]"]), tools=[tool], output="pythonic", params=SamplingParams(stop=(stop,))
+    )
+    for call in parse(message.content or "", tools=[tool], tool_format="pythonic").tool_calls:
+        assert json.loads(call.function.arguments)["n"] <= 9
+
+
+@pytest.mark.parametrize("cut", [list, lambda text: [text]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        section(("functions.delete_draft:0", '{"id": "7"}')),
+        section(("functions.bulk_delete_account:0", '{"id": "7"}')),
+        SECTION_BEGIN + '{"name": "delete_file", "arguments": {"id": "7"}}' + SECTION_END,
+    ],
+)
+def test_in_auto_a_tool_is_called_only_if_it_was_named(cut: Any, wrong: str) -> None:
+    tool = Tool(
+        "delete_account", None, {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}
+    )
+    message, _ = complete(ScriptedEngine([wrong, "Sorry."], cut=cut), tools=[tool])
+    assert (message.content, message.tool_calls) == ("Sorry.", ())
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+def test_what_an_answer_with_tools_becomes_does_not_depend_on_its_cut(size: int) -> None:
+    def engine(*outputs: str) -> ScriptedEngine:
+        return ScriptedEngine(outputs, cut=lambda text: [text[i : i + size] for i in range(0, len(text), size)])
+
+    form = {"type": "object", "properties": {"k": {"enum": ["p", "q"]}}, "required": ["k"]}
+    message, _ = complete(engine("I use {x}. " + OTHER), answer=form)
+    assert [call.function.name for call in message.tool_calls] == ["ping"] and message.content is None
+    message, _ = complete(engine('Sure: {"k": "q"}', '{"k": "q"}\n'), answer=form)
+    assert json.loads(message.content or "") == {"k": "q"}
+    two = section(("functions.ping:0", "{}"), ("functions.ping:1", "{}"))
+    message, _ = complete(
+        engine(two.replace("<|tool_call_end|><|tool_call_begin|>", "<|tool_call_end|>|<|tool_call_begin|>"))
+    )
+    assert (len(message.tool_calls), message.finish_reason) == (1, "tool_calls")
+
+
+def test_an_engine_that_fails_behind_a_whole_turn_spoils_nothing() -> None:
+    class Late(ScriptedEngine):
+        async def complete(self, *_: Any) -> AsyncGenerator[Piece, None]:
+            yield Piece(OTHER)
+            raise ValueError("late")
+
+    message, _ = complete(Late([""]), parallel_tool_calls=False)
+    assert len(message.tool_calls) == 1
+
+
+@pytest.mark.parametrize("again", ['{"loc":"Paris","n":3}', '{ "loc": "Paris", "n": 3 }'])
+@pytest.mark.parametrize("head", ["", f"{SECTION_BEGIN}<|tool_call_begin|>functions.w:0<|tool_call_argument_begin|>"])
+def test_an_open_call_that_is_told_again_in_another_spacing_is_one_call(again: str, head: str) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"loc": {"type": "string"}, "n": {"type": "integer"}},
+        "required": ["loc", "n"],
+        "additionalProperties": False,
+    }
+    first = f"{SECTION_BEGIN}<|tool_call_begin|>functions.w:0<|tool_call_argument_begin|>" + '{"loc": "Paris", x'
+    message, _ = complete(ScriptedEngine([first, head + again + CALL_END]), tools=[Tool("w", None, parameters)])
+    assert [json.loads(call.function.arguments) for call in message.tool_calls] == [{"loc": "Paris", "n": 3}]

@@ -22,7 +22,7 @@ from abruzzi.guide.grammar import Grammar
 from abruzzi.guide.guard import Guard
 from abruzzi.guide.schema import Schemas, compile
 from abruzzi.guide.spelling import K2Spelling
-from abruzzi.protocol.errors import OutputError, RequestError
+from abruzzi.protocol.errors import EngineError, OutputError, RequestError
 from abruzzi.protocol.events import (
     ContentDelta,
     Event,
@@ -293,7 +293,9 @@ class _Turn:
             thinking=self.request.thinking,
             pythonic=self.request.output == "pythonic",
             by_id=self.asking.by_id,
-            answer=None if self.request.answer is None else compile(self.request.answer, where="answer"),
+            answer=None
+            if self.request.answer is None
+            else compile(self.request.answer, name="the answer", where="answer"),
         )
 
     async def events(self) -> AsyncGenerator[Sequence[Event], None]:
@@ -314,7 +316,7 @@ class _Turn:
         """What ends the text for a client that parses by itself. A pythonic one is written when the turn is whole."""
         if self.request.output == "raw":
             return "" if guard.is_calling else transcript.close()
-        if guard.violations or guard.forced or guard.problems or guard.over:
+        if self.patience.resumes or guard.violations or guard.forced or guard.problems or guard.over:
             return guard.spelled
         return "".join(self.asking.output)  # the model may write it in another way than we do
 
@@ -373,17 +375,21 @@ class _Turn:
         # A prefix may end inside of a token. What is held to a grammar, or writes the turn's beginning, heals nothing.
         heals = prefix and grammar is None
         ask = self.asking.going_on(prompt, params) if heals else self.asking.texts(prompt, params, grammar)
-        async with contextlib.aclosing(ask) as texts:
-            async for text in texts:
-                if guard.over:  # the engine may end by itself, and then tells what it cost
-                    behind += len(text)
-                    if behind > _BEHIND:
+        try:
+            async with contextlib.aclosing(ask) as texts:
+                async for text in texts:
+                    if guard.over:  # the engine may end by itself, and then tells what it cost
+                        behind += len(text)
+                        if behind > _BEHIND:
+                            return
+                        continue
+                    yield self._with_logprobs(text, guard.feed(text))
+                    if guard.broken is not None:
+                        yield guard.choose(text, self.asking.alternatives)
                         return
-                    continue
-                yield self._with_logprobs(text, guard.feed(text))
-                if guard.broken is not None:
-                    yield guard.choose(text, self.asking.alternatives)
-                    return
+        except EngineError:
+            if not guard.over:
+                raise
         if not guard.over:
             yield guard.close(cut=self.asking.was_cut, stop=self.asking.stopped_by)
 

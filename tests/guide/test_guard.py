@@ -53,7 +53,7 @@ def test_a_valid_output_passes_whole_however_it_is_cut(cuts: list[int]) -> None:
         (GOOD.replace('"上海"', '"上海", "unit": "k"'), f'{HEAD}{{"location": "上海", "unit": "'),
         (GOOD.replace("}", "}}"), f'{HEAD}{{"location": "上海"}}'),
         (f"{HEAD}[1", HEAD),
-        (f"{SECTION_BEGIN}?", f"{SECTION_BEGIN}{CALL_BEGIN}functions."),
+        (f"{SECTION_BEGIN}?", ""),
     ],
 )
 def test_it_breaks_at_the_first_character_that_no_valid_output_has(output: str, prefix: str) -> None:
@@ -172,7 +172,7 @@ def test_by_id_a_spelled_marker_is_text_and_a_control_is_none() -> None:
 def test_content_never_spells_a_marker_when_it_is_shown_again() -> None:
     one = guard()
     one.feed(f"Look: {CALL_BEGIN[0]}\u200b{CALL_BEGIN[1:]} is a marker. ")
-    one.feed(f"{SECTION_BEGIN}{CALL_BEGIN}functions.get_x{ARGUMENT_BEGIN}")
+    one.feed(f"{SECTION_BEGIN}{CALL_BEGIN}functions.get_whether{ARGUMENT_BEGIN}")
     one.resume()
     assert one.prefix.count(CALL_BEGIN) == 1
 

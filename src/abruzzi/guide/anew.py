@@ -9,6 +9,7 @@ from abruzzi.protocol.markers import THINK_BEGIN
 # Characters that may come before it is told; and so many alike, of what was said before the call, tell it.
 _PATIENCE = 2_000
 _ALIKE = 16
+_UNTOLD = -1
 # Inside a string no text goes on like that, but for one that is a brace alone.
 _object_begins = re.compile(r'\{\s*"').match
 
@@ -17,7 +18,7 @@ class Anew:
     """Reads the beginning of what comes behind `prefix`, the turn so far, until it is told whether it goes on.
 
     `heads`: what no text has that goes on there, and a call begins with. `arguments`: those that the prefix ends with,
-    where it ends inside a string of theirs. `open`: it ends inside a call that has gone out, of which a second telling
+    where no object may begin there. `open`: it ends inside a call that has gone out, of which a second telling
     is no news.
     """
 
@@ -72,28 +73,40 @@ class Anew:
 
     def _behind_known(self, begun: str, head: str) -> str:
         """What comes behind that of the call which has gone out."""
-        known = self._prefix[self._prefix.rfind(head) :]
-        if known.startswith(begun) and len(begun) < len(known):
+        at = _behind(begun, self._prefix[self._prefix.rfind(head) :])
+        if at == _UNTOLD:
             return ""
         self.is_told = True
-        if begun.startswith(known):
-            return begun[len(known) :]
+        if at is not None:
+            return begun[at:]
         self.strays = begun
         return ""
 
     def _behind_arguments(self, begun: str, known: str) -> str:
         """What comes behind the arguments so far, if they are told once more, with white space of any kind."""
-        at = 0
-        for character in known:
-            if character.isspace():
-                continue
-            while at < len(begun) and begun[at].isspace():
-                at += 1
-            if at == len(begun):
-                return "" if len(begun) < _PATIENCE + len(known) else self.rest()
-            if begun[at] != character:
-                self.begins_arguments = not self._open and _object_begins(begun) is not None
-                return self.rest()
-            at += 1
+        at = _behind(begun, known)
+        if at == _UNTOLD and len(begun) < _PATIENCE + len(known):
+            return ""
+        if at is None or at == _UNTOLD:
+            self.begins_arguments = at is None and not self._open and _object_begins(begun) is not None
+            return self.rest()
         self.is_told = True
         return begun[at:]
+
+
+def _behind(text: str, known: str) -> int | None:
+    """Where what is known ends in the text, white space aside; None where the text is another, `_UNTOLD` where it
+    breaks off before that.
+    """
+    at = 0
+    for character in known:
+        if character.isspace():
+            continue
+        while at < len(text) and text[at].isspace():
+            at += 1
+        if at == len(text):
+            return _UNTOLD
+        if text[at] != character:
+            return None
+        at += 1
+    return at

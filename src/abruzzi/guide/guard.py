@@ -54,7 +54,7 @@ class Guard(Watch):
         """Make ready to go on behind `prefix`, to which all that must follow was added."""
         if self.broken is None and self._must_call and not self.calls:
             self._head = ""
-        if self.broken is not None and not self.in_call and not self.owes:
+        if self.broken is not None and self._head is None and self._matcher is None and not self.owes:
             self.problems.append(self.broken)  # what was begun isn't gone on with
         self._recover()
         draft = self._draft
@@ -128,7 +128,7 @@ class Guard(Watch):
     # What we write
 
     def _recover(self) -> None:
-        self.broken = None
+        self.broken, self._is_aside = None, False
         self._silence, self._length = 0, Length()
         if self._matcher is None:
             return
@@ -193,7 +193,7 @@ class Guard(Watch):
         """Make ready for an engine that goes on behind `prefix`, or answers anew."""
         self._begin_parser(self.prefix)
         arguments = None
-        if self._matcher is not None and self._matcher.in_string and not self._pythonic:
+        if self._matcher is not None and not self._matcher.may_begin_object and not self._pythonic:
             arguments = self._matcher.text + self._matcher.pending
         self._anew = Anew(self.prefix, self._heads(), arguments, open=self.is_calling)
 

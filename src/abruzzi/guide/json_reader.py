@@ -65,9 +65,12 @@ class JsonReader(TextReader):
             self._drop()  # no name began here
 
     @property
-    def in_string(self) -> bool:
-        """Whether it stands inside a string, or a member's name."""
-        return self._reader in (self._in_string, self._in_key)
+    def may_begin_object(self) -> bool:
+        """Whether an object may begin here."""
+        if self._reader not in (self._value, self._first_item):
+            return False
+        threads = self._threads if self._reader == self._value else self._item_threads()
+        return any("object" in thread.option.kinds for thread in threads)
 
     # Values
 

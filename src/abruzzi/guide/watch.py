@@ -6,6 +6,7 @@ are followed character by character. What is let through is never taken back.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -13,7 +14,7 @@ from copy import deepcopy
 from abruzzi.guide.anew import Anew
 from abruzzi.guide.draft import Draft
 from abruzzi.guide.endless import Length
-from abruzzi.guide.heads import PREFIX, header_of, is_near, meant_by
+from abruzzi.guide.heads import PREFIX, header_of, meant_by, nearest
 from abruzzi.guide.matcher import Matcher
 from abruzzi.guide.schema import Arguments, Schemas
 from abruzzi.guide.spelling import Spelling, spelling_of
@@ -35,6 +36,7 @@ from abruzzi.protocol.variants import Variant
 
 # Characters that may come without a word of them standing: the longest header, or white space before a call.
 _MAX_SILENCE = 2_000
+_before_marker = re.compile(r"(?=<\|)")
 # More calls than a turn of any model has.
 _MAX_CALLS = 128
 
@@ -77,6 +79,7 @@ class Watch:
         self._head: str | None = None
         self._name: str | None = None  # None: what is open is the answer
         self._matcher: Matcher | None = None
+        self._is_aside = False  # what is said is not the answer
         self._draft = Draft()
         self._anew: Anew | None = None
         self._length = Length()
@@ -132,10 +135,15 @@ class Watch:
         events: list[Event] = []
         if self._anew is not None:
             text = self._told(self._anew, text)
-        if text:
-            self._silence += len(text)
-            self._read(self._parser.feed(text), events)
-        self._look_closer(events)
+        # What is wrong for sure is so before a marker makes the best of it, however much comes at once.
+        pieces = (text,) if self._by_id or "<|" not in text else _before_marker.split(text)
+        for piece in pieces:
+            if self.broken is not None or self.over:
+                break
+            if piece:
+                self._silence += len(piece)
+                self._read(self._parser.feed(piece), events)
+            self._look_closer(events)
         return events
 
     def close(self, *, cut: bool = False, stop: str | None = None) -> list[Event]:
@@ -237,17 +245,19 @@ class Watch:
         if self._length.is_endless:
             self._run_away()
             return
-        wrong = self._parser.stuck
-        if wrong is None and self._silence > _MAX_SILENCE:
-            wrong = f"expected a call, got {_MAX_SILENCE} characters of none"
-        if wrong is None:
+        stuck, has_head = self._parser.stuck, bool(self._parser.header.strip())
+        written = "" if stuck is None or has_head else "?"
+        if stuck is None and self._silence > _MAX_SILENCE:
+            kind: ProblemKind = "syntax" if self._pythonic else "header"
+            stuck = kind, f"expected a call, got {_MAX_SILENCE} characters of none"
+        if stuck is None:
             return
-        if self.calls and self._matcher is None and not self._parser.header.strip():
+        if self.calls and self._matcher is None and not has_head:
             # Behind a whole call, and no other has begun.
-            self.problems.append(Problem("stray", None, "", wrong, "dropped"))
+            self.problems.append(Problem("stray", None, "", stuck[1], "dropped"))
             self.over = True
         else:
-            self._break("syntax" if self._pythonic else "header", wrong)
+            self._break(*stuck, written=written)
 
     def _run_away(self) -> None:
         """What is said outside of calls ends there as at a limit."""
@@ -310,7 +320,8 @@ class Watch:
     def _on_answer(self, text: str, passed: list[Event]) -> None:
         if self._matcher is None:
             # What doesn't begin like the answer may be said before a call.
-            if self._tools and not text.lstrip().startswith("{"):
+            self._is_aside |= bool(self._tools and text.strip() and text.lstrip()[0] != "{")
+            if self._is_aside or not text.strip():
                 return
             self._open_answer(passed)
         fault = self._argue(text, passed)
@@ -348,6 +359,8 @@ class Watch:
         assert self._matcher is not None
         held = self._matcher.held
         sure = self._matcher.feed(text)
+        if self._name is None and self._matcher.whole:
+            sure = sure.rstrip()
         if sure or self._matcher.held > held:
             self._flush(passed)
         if sure and self._name is None:
@@ -378,7 +391,16 @@ class Watch:
         self.calls += 1
         self.over = self._one_call or self.calls >= _MAX_CALLS
 
-    def _break(self, kind: ProblemKind, detail: str, problem: Problem | None = None, *, is_fault: bool = True) -> None:
+    def _break(
+        self,
+        kind: ProblemKind,
+        detail: str,
+        problem: Problem | None = None,
+        *,
+        written: str = "",
+        is_fault: bool = True,
+    ) -> None:
+        """`written`: what stands where a call's head might, if the parser takes it for none."""
         self.broken = problem or Problem(kind, self._name, "", detail)
         if is_fault:
             self.violations[self.broken.kind] += 1
@@ -388,8 +410,9 @@ class Watch:
             self.problems.append(self.broken)
             self.broken, self.over = None, True
         elif self._tools and (self.in_call or self._must_call or self._answer is None):
-            header = self._parser.header or header_of(problem)
-            meant = meant_by(header, self._tools) or self._head or ""
+            header = written or self._parser.header or header_of(problem)
+            near = nearest(header, self._tools)
             # Where no call has to come, another tool than the one that was written is not the model's choice.
-            must_be = self._must_call and not self.calls
-            self._head = meant if must_be or is_near(meant, header, self._tools) else None
+            if near is None and self._must_call and not self.calls:
+                near = meant_by(header, self._tools)
+            self._head = near if near is None else near or self._head or ""

@@ -85,22 +85,22 @@ class Calls:
         """The header of a call that has not begun for whoever reads the events."""
         return str(self._header) if self._id is None else ""
 
-    def hopeless(self, *, whole: bool) -> str | None:
+    def hopeless(self, *, whole: bool) -> tuple[ProblemKind, str] | None:
         """What is wrong with the call, where nothing that follows can mend it. `whole`: its arguments have ended."""
         if self._fault is not None:
-            return self._fault[1]
+            return self._fault
         if not self._opened:
             header = str(self._header)
             longest = max(map(len, self._tools or ()), default=0) + _SLACK
             # Arguments without their marker may follow a name at once.
             if len(header) > longest and "{" not in header and self._tools is not None:
-                return f"expected functions.NAME:N, got {header[:_SHOWN]!r}"
+                return "header", f"expected functions.NAME:N, got {header[:_SHOWN]!r}"
             return None
         if self.started and self._head not in ("{", '"', "n"):
-            return f"expected an object of arguments, got {str(self._raw).strip()[:_SHOWN]!r}"
+            return "schema", f"expected an object of arguments, got {str(self._raw).strip()[:_SHOWN]!r}"
         junk = str(self.tail).strip() if whole and self.tail else ""
         if junk and not (junk[0].isalnum() or junk[0] == "_"):
-            return f"expected the end of the arguments, got {junk[:_SHOWN]!r}"
+            return "not_json", f"expected the end of the arguments, got {junk[:_SHOWN]!r}"
         return None
 
     def open(self) -> None:

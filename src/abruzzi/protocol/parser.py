@@ -58,7 +58,7 @@ class Parser(Protocol):
         ...
 
     @property
-    def stuck(self) -> str | None:
+    def stuck(self) -> tuple[ProblemKind, str] | None:
         """What is wrong with the call that is open, where that is sure before its end."""
         ...
 
@@ -169,12 +169,12 @@ class StreamParser:
         return self._calls.open_header if self._state in (_State.HEADER, _State.ARGUMENTS, _State.TAIL) else ""
 
     @property
-    def stuck(self) -> str | None:
+    def stuck(self) -> tuple[ProblemKind, str] | None:
         match self._state:
             case _State.HEADER | _State.ARGUMENTS | _State.TAIL:
                 return self._calls.hopeless(whole=self._state is _State.TAIL)
             case _State.SECTION if (stray := str(self._stray).strip()) and not stray[0].isalnum():
-                return f"expected {CALL_BEGIN} in a section of calls, got {stray[:_SHOWN]!r}"
+                return "header", f"expected {CALL_BEGIN} in a section of calls, got {stray[:_SHOWN]!r}"
         return None
 
     @property
@@ -348,7 +348,7 @@ class StreamParser:
         return True
 
     def _end_section(self, marker: str | None, *, over: bool) -> None:
-        if not self._section_is_empty or marker in (CALL_BEGIN, CALL_END, SECTION_BEGIN):
+        if not self._section_is_empty or marker in (CALL_BEGIN, SECTION_BEGIN):
             self._drop_stray(f"expected {CALL_BEGIN} in a section of calls")
             return
         stray, self._stray = str(self._stray), Text()

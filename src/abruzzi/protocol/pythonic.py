@@ -127,12 +127,12 @@ class PythonicParser:
         return "" if self._begun or self._reader is None else self._name or ""
 
     @property
-    def stuck(self) -> str | None:
+    def stuck(self) -> tuple[ProblemKind, str] | None:
         if self._reader is None:
             return self._front.stuck
         if self._fault is not None and not isinstance(self._fault, Unfinished):
-            return str(self._fault)
-        return self._rejection[1] if self._rejection is not None else None
+            return "syntax", str(self._fault)
+        return self._rejection
 
     @property
     def over(self) -> bool:
