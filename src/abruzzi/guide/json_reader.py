@@ -69,7 +69,7 @@ class JsonReader(TextReader):
         """Whether an object may begin here."""
         if self._reader not in (self._value, self._first_item):
             return False
-        threads = self._threads if self._reader == self._value else self._item_threads()
+        threads = self._threads if self._reader == self._value else self._items()[0]
         return any("object" in thread.option.kinds for thread in threads)
 
     # Values
