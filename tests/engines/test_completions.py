@@ -13,6 +13,7 @@ import pytest
 
 from abruzzi import Agent, EngineError, EngineTimeout, Message, SamplingParams, connect
 from abruzzi.engines.base import Engine, Piece
+from abruzzi.engines.completions import CompletionsEngine
 from abruzzi.protocol.template import render_prompt
 from tests.conftest import CompletionsServer, events
 
@@ -79,3 +80,27 @@ def test_what_the_engine_says_went_wrong_is_passed_on(
     handler.status, handler.body = status, body
     with pytest.raises(EngineError, match=message):
         asyncio.run(collect(connect(url)))
+
+
+def test_a_redirect_is_not_followed_and_nothing_is_asked_twice(completions: CompletionsServer) -> None:
+    url, handler = completions
+    handler.status, handler.body = 302, b"elsewhere"
+    with pytest.raises(EngineError, match="302"):
+        asyncio.run(collect(connect(url)))
+    assert len(handler.asked) == 1
+
+
+def test_it_tells_how_it_was_when_it_was_asked_last(completions: CompletionsServer) -> None:
+    url, handler = completions
+    handler.body = events(text("Hi", "stop"))
+    engine = connect(url)
+    assert isinstance(engine, CompletionsEngine) and engine.health()[0]["status"] == "ok"
+    asyncio.run(collect(engine))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        engine.url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(EngineUnavailable):
+        asyncio.run(collect(engine))
+    assert engine.health()[0]["status"] == "sick" and "nothing answers" in engine.health()[0]["error"]
+    engine.url = f"{url}/v1"
+    asyncio.run(collect(engine))
+    assert engine.health()[0]["status"] == "ok"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -53,3 +54,11 @@ def test_what_is_wrong_is_told_with_its_place(body: bytes, told: str) -> None:
 
 def test_a_whole_pair_of_surrogates_is_a_character() -> None:
     assert parse(b'{"a": "\\ud83d\\ude00"}') == {"a": "\U0001f600"}
+
+
+def test_a_name_that_stands_twice_among_many_is_found_in_no_time() -> None:
+    names = ",".join(f'"{n}":0' for n in range(200_000))
+    begun = time.process_time()
+    with pytest.raises(RequestError, match="'7' stands twice"):
+        parse(f'{{"x": {{{names},"7":1}}}}'.encode())
+    assert time.process_time() - begun < 3

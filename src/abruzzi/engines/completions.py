@@ -59,7 +59,9 @@ class CompletionsEngine:
         )
         self.url = base_url
         self._silence = timeout or _SILENCE_SECONDS
+        self._trouble: str | None = None
         self._sessions = Sessions(connect_seconds=_CONNECT_SECONDS, read_seconds=self._silence)
+        self._fresh = Sessions(connect_seconds=_CONNECT_SECONDS, read_seconds=self._silence, keeps=False)
 
     async def complete(
         self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None
@@ -68,6 +70,7 @@ class CompletionsEngine:
         url, output = f"{self.url}/completions", Output(params)
         try:
             response = await self._post(url, self._body(prompt, params))
+            self._trouble = None
             try:
                 content = response.content
                 if response.status != 200:
@@ -94,9 +97,11 @@ class CompletionsEngine:
             yield output.last()
         except aiohttp.ClientConnectorError as error:
             reason = getattr(error, "strerror", None) or error
-            raise EngineUnavailable(f"nothing answers at {self.url}: {reason}") from error
+            self._trouble = f"nothing answers at {self.url}: {reason}"
+            raise EngineUnavailable(self._trouble) from error
         except aiohttp.ConnectionTimeoutError as error:
-            raise EngineUnavailable(f"nothing answers at {self.url} within {_CONNECT_SECONDS:g} s") from error
+            self._trouble = f"nothing answers at {self.url} within {_CONNECT_SECONDS:g} s"
+            raise EngineUnavailable(self._trouble) from error
         except TimeoutError as error:
             raise EngineTimeout(f"{url} said nothing for {self._silence:g} s") from error
         except aiohttp.ClientPayloadError as error:
@@ -104,19 +109,27 @@ class CompletionsEngine:
         except (aiohttp.ClientError, ConnectionError) as error:
             raise EngineError(f"{url} broke off: {error or type(error).__name__}") from error
 
+    def health(self) -> list[dict[str, Any]]:
+        """How it was when it was asked last: `url`, `model`, `status` (ok, sick) and its last `error`."""
+        status = "ok" if self._trouble is None else "sick"
+        return [{"url": self.url, "model": self.capabilities.model, "status": status, "error": self._trouble}]
+
     async def _post(self, url: str, body: bytes) -> aiohttp.ClientResponse:
         """The response, as soon as its head is there. A connection that had been kept may be given up by the engine
-        just as it is used: then the request goes out again.
+        just as it is used: then the request goes out once more, on a new one.
         """
-        while True:
-            session, attempt = await self._sessions.get(), Attempt()
+        for sessions in (self._sessions, self._fresh):
+            session, attempt = await sessions.get(), Attempt()
+            # A redirect leads to another server than the one that was named.
+            options: Any = {"headers": _JSON, "allow_redirects": False, "trace_request_ctx": attempt}
             try:
-                return await session.post(url, data=io.BytesIO(body), headers=_JSON, trace_request_ctx=attempt)
+                return await session.post(url, data=io.BytesIO(body), **options)
             except aiohttp.ClientConnectorError:
                 raise
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                 if not attempt.reuses:
                     raise
+        raise AssertionError("the last attempt returns or raises")
 
     def _body(self, prompt: Prompt, params: SamplingParams) -> bytes:
         text = str(prompt)
@@ -152,6 +165,7 @@ class CompletionsEngine:
     async def aclose(self) -> None:
         """Close the connections of the running event loop; others' end with their loops."""
         await self._sessions.aclose()
+        await self._fresh.aclose()
 
 
 async def _linger(content: aiohttp.StreamReader) -> None:

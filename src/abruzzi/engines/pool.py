@@ -86,7 +86,8 @@ class Pool:
     ) -> AsyncGenerator[Piece, None]:
         """Continue the prompt on one engine after another, each at most once, until one comes to an end.
 
-        Raises EngineUnavailable where none brings anything, and the last one's error where the output had begun.
+        Raises EngineUnavailable where none brings anything, and the last one's error where the output had begun or all
+        failed alike.
         """
         turn = _Turn(prompt, params, grammar, self.capabilities)
         beginnings = _beginnings(prompt)
@@ -121,6 +122,9 @@ class Pool:
                 return
         if turn.has_begun:
             raise failed[-1]
+        kinds = {type(error) for error in failed}
+        if len(kinds) == 1 and not kinds & {EngineUnavailable}:
+            raise failed[-1]  # they all refuse, fail or are silent: the client is told which
         reasons = "; ".join(f"{one.name}: {error}" for one, error in zip(tried, failed, strict=True))
         raise EngineUnavailable(f"none of {len(tried)} engines answers: {reasons}")
 
@@ -215,7 +219,8 @@ class Pool:
             member.failed_at = self._clock()
             pause = self._pause(member.failures)
             member.retry_at = member.failed_at + pause
-        logger.warning("the engine %s is left alone for %.1f s: %s", member.name, pause, error)
+        # Its words may hold what it was asked: /health has them.
+        logger.warning("the engine %s is left alone for %.1f s: %s", member.name, pause, type(error).__name__)
 
     def _release(self, member: _Member) -> None:
         with self._lock:

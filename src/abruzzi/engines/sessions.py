@@ -19,7 +19,9 @@ class Sessions:
     `asyncio.run` does, and nothing else tells of a loop's end.
     """
 
-    def __init__(self, *, connect_seconds: float, read_seconds: float) -> None:
+    def __init__(self, *, connect_seconds: float, read_seconds: float, keeps: bool = True) -> None:
+        """`keeps`: whether a connection is kept for the next request."""
+        self._keeps = keeps
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds, sock_read=read_seconds)
         self._open: dict[asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[Any, None]]] = {}
 
@@ -37,7 +39,9 @@ class Sessions:
     async def _keep(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[aiohttp.ClientSession, None]:
         session = aiohttp.ClientSession(
             # A hundred connections, aiohttp's limit, would make the next stream wait for the end of one.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_SECONDS),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_SECONDS)
+            if self._keeps
+            else aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[_reuse()],

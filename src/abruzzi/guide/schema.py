@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import jsonschema_rs
@@ -18,6 +17,7 @@ from abruzzi.guide.node import Schema, Unsatisfiable
 from abruzzi.guide.strict import check_strict
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Tool
+from abruzzi.protocol.remembered import Remembered
 
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 # The longest piece of a bad value that a message repeats.
@@ -126,9 +126,7 @@ class _Unfit(Exception):
     """A path and what is wrong there."""
 
 
-@lru_cache(maxsize=4096)
-def _compiled(text: bytes) -> Arguments:
-    """By content: an agent sends the same tools with every request."""
+def _made(text: bytes) -> Arguments:
     schema = _read(json.loads(text))
     validator = _validator(schema)
     try:
@@ -136,6 +134,10 @@ def _compiled(text: bytes) -> Arguments:
     except ValueError as error:
         path = error.path if isinstance(error, Unsatisfiable) else ""
         raise _Unfit(path, f"can't be used: {error}") from None
+
+
+# By content: an agent sends the same tools with every request. A schema made ready takes some ten times its text.
+_compiled = Remembered(_made, most=8 << 20)
 
 
 def arguments_schema(tool: Tool) -> Mapping[str, Any]:

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ from llguidance import LLMatcher
 from abruzzi.guide.schema import arguments_schema, closed, compile
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Tool
+from abruzzi.protocol.remembered import Remembered
 
 _BOUNDARY = re.compile(r"(?<!\\)((?:\\\\)*)\\[bB]")
 # As Python's and K2's own JSON: one blank behind a comma or colon, none elsewhere. A grammar that lets a model choose
@@ -43,7 +43,8 @@ def signatures(tools: Sequence[Tool]) -> tuple[Signature, ...]:
 
 def _checked(tool: Tool, t: int) -> Signature:
     try:
-        return _signature(tool.name, None if tool.parameters is None else _encoded(tool.parameters))
+        known = _nearest_of(b"" if tool.parameters is None else _encoded(tool.parameters))
+        return Signature(tool.name, *known)
     except ValueError as error:
         raise RequestError(
             f"nothing can satisfy the schema of {tool.name!r}: {error}", f"tools[{t}].function.parameters"
@@ -57,11 +58,12 @@ def _encoded(parameters: Mapping[str, Any]) -> bytes:
         return json.dumps(parameters, default=dict).encode()
 
 
-@lru_cache(maxsize=4096)
-def _signature(name: str, parameters: bytes | None) -> Signature:
-    schema = arguments_schema(Tool(name, None, None if parameters is None else json.loads(parameters)))
-    followed, exact = _nearest({**schema, "type": "object"})
-    return Signature(name, json.dumps(schema, ensure_ascii=False), followed, exact)
+def _made(parameters: bytes) -> tuple[str, str, bool]:
+    schema = arguments_schema(Tool("", None, json.loads(parameters) if parameters else None))
+    return json.dumps(schema, ensure_ascii=False), *_nearest({**schema, "type": "object"})
+
+
+_nearest_of = Remembered(_made, most=8 << 20)
 
 
 def _nearest(schema: Mapping[str, Any]) -> tuple[str, bool]:

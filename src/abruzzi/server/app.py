@@ -140,7 +140,9 @@ class App:
         error = exchange.error
         if isinstance(error, AbruzziError) and not isinstance(error, RequestError | Stopping | ServerFault):
             broken = "a stream broke off: " if exchange.status == 200 else ""
-            logger.warning("%s: %s%s", exchange.id, broken, error)
+            # The words of engines and models may hold what was asked or answered.
+            shown = error if self.settings.log_content else type(error).__name__
+            logger.warning("%s: %s%s", exchange.id, broken, shown)
         for listener in self._listeners:
             listener(exchange)
 
