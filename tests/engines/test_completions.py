@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from abruzzi import Agent, EngineError, EngineTimeout, Message, SamplingParams, connect
+from abruzzi import Agent, EngineError, EngineTimeout, EngineUnavailable, Message, SamplingParams, connect
 from abruzzi.engines.base import Engine, Piece
 from abruzzi.engines.completions import CompletionsEngine
 from abruzzi.protocol.template import render_prompt
