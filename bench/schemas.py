@@ -476,7 +476,7 @@ def clear_caches() -> None:
         for owner in (module, *(each for each in vars(module).values() if isinstance(each, type))):
             for value in vars(owner).values():
                 value = getattr(value, "__func__", value)
-                if callable(getattr(value, "cache_clear", None)):
+                if callable(getattr(value, "cache_clear", None)) and not isinstance(value, type):
                     value.cache_clear()
 
 

@@ -245,13 +245,14 @@ class Watch:
         if self._length.is_endless:
             self._run_away()
             return
-        stuck, has_head = self._parser.stuck, bool(self._parser.header.strip())
+        stuck = self._parser.stuck
+        if stuck is None and self._silence <= _MAX_SILENCE:
+            return
+        has_head = bool(self._parser.header.strip())
         written = "" if stuck is None or has_head else "?"
-        if stuck is None and self._silence > _MAX_SILENCE:
+        if stuck is None:
             kind: ProblemKind = "syntax" if self._pythonic else "header"
             stuck = kind, f"expected a call, got {_MAX_SILENCE} characters of none"
-        if stuck is None:
-            return
         if self.calls and self._matcher is None and not has_head:
             # Behind a whole call, and no other has begun.
             self.problems.append(Problem("stray", None, "", stuck[1], "dropped"))

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from abruzzi.engines.base import Capabilities
-from abruzzi.protocol.errors import AbruzziError, RequestError
+from abruzzi.protocol.errors import RequestError
 from abruzzi.server.exchange import Exchange
 from abruzzi.server.metrics import error_type
 
@@ -80,8 +80,8 @@ class Telemetry:
             span.set_attribute("error.type", error_type(exchange.error))
             # A client's mistake is none of the server's.
             if not isinstance(exchange.error, RequestError):
-                message = str(exchange.error) if isinstance(exchange.error, AbruzziError) else ""
-                span.set_status(trace.StatusCode.ERROR, message)
+                # Without its words, which may hold what was asked or answered.
+                span.set_status(trace.StatusCode.ERROR)
         span.end(end)
 
     def close(self) -> None:
