@@ -525,3 +525,16 @@ def test_what_was_forced_and_refused_is_not_forced_again() -> None:
     matcher.recover()
     assert matcher.forced() == ""
     assert json.loads(ended(matcher)) == {"cell": {"x": 1, "y": 2}}
+
+
+def test_a_step_that_stood_is_made_again_where_what_followed_it_spoiled_it() -> None:
+    matcher = compile({"type": "object", "properties": {"v": {"type": "integer"}}, "required": ["v"]}).matcher()
+    matcher.feed('{"v": ')
+    assert matcher.feed(matcher.step()) == ""
+    matcher.feed("0")  # 00 is no number
+    assert matcher.fault is not None
+    matcher.recover()
+    while not matcher.whole:
+        matcher.feed(matcher.step())
+        matcher.recover()
+    assert matcher.text == '{"v": 0}'

@@ -34,6 +34,12 @@ class Matcher(JsonReader):
         self._forced_at: set[_Place] = set()  # where text was forced that may be held yet
         self._barred: _Place | None = None  # where what began with forced text was refused
 
+    def feed(self, text: str) -> str:
+        sure = super().feed(text)
+        if self.fault is None:
+            self._made = None  # it stands, whatever becomes of what an engine writes behind it
+        return sure
+
     def recover(self) -> None:
         if self.fault is not None:
             if self._made is not None and self._data == self._made[1]:
