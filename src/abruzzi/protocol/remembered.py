@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sized
-from threading import Lock
 from typing import Generic, TypeVar
 
 _Key = TypeVar("_Key", bound=Sized)
@@ -21,27 +20,29 @@ class Remembered(Generic[_Key, _Made]):
     def __init__(self, make: Callable[[_Key], _Made], most: int) -> None:
         self._make = make
         self._most = most
-        self._size = 0
+        self._size = 0  # about: threads may add to it at once
         self._made: OrderedDict[_Key, _Made] = OrderedDict()
-        self._lock = Lock()
 
     def __call__(self, key: _Key) -> _Made:
         """Raises what `make` raises, and then remembers nothing."""
-        with self._lock:
-            if key in self._made:
-                self._made.move_to_end(key)
-                return self._made[key]
-        made = self._make(key)
-        with self._lock:
-            if key not in self._made:
-                self._size += len(key) + _LEAST
-            self._made[key] = made
-            while self._size > self._most and len(self._made) > 1:
-                dropped, _ = self._made.popitem(last=False)
-                self._size -= len(dropped) + _LEAST
+        try:
+            made = self._made[key]
+            self._made.move_to_end(key)
+            return made
+        except KeyError:  # or another thread has just dropped it
+            pass
+        made = self._made[key] = self._make(key)
+        self._size += len(key) + _LEAST
+        if self._size > self._most:
+            self._drop()
         return made
 
+    def _drop(self) -> None:
+        self._size = sum(len(key) + _LEAST for key in tuple(self._made))
+        while self._size > self._most and len(self._made) > 1:
+            dropped, _ = self._made.popitem(last=False)
+            self._size -= len(dropped) + _LEAST
+
     def cache_clear(self) -> None:
-        with self._lock:
-            self._made.clear()
-            self._size = 0
+        self._made.clear()
+        self._size = 0
