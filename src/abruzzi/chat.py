@@ -20,6 +20,7 @@ from abruzzi.guide import pythonic
 from abruzzi.guide.endless import Length
 from abruzzi.guide.grammar import Grammar
 from abruzzi.guide.guard import Guard
+from abruzzi.guide.patience import Patience
 from abruzzi.guide.schema import Schemas, compile
 from abruzzi.guide.spelling import K2Spelling
 from abruzzi.protocol.errors import EngineError, OutputError, RequestError
@@ -35,11 +36,6 @@ from abruzzi.protocol.parser import StreamParser
 from abruzzi.protocol.prompt import Prompt, raw_prompt
 from abruzzi.protocol.template import render_prompt
 
-# How often an engine is asked to go on before a call of its is finished without it: in a row without a whole call, in
-# a row in vain, and in all. An engine is asked at most one time more.
-_RESUMES = 8
-_VAIN = 3
-_RESUMES_IN_ALL = 32
 # An engine that brought nothing new is asked for something else, and for what else it might have written.
 _RETRY_TEMPERATURE = 0.8
 _ALTERNATIVES = 8
@@ -172,47 +168,6 @@ async def complete(engine: Engine, request: ChatRequest) -> tuple[Message, Repor
     return replace(Message.from_events(events), problems=report.problems), report
 
 
-class _Patience:
-    """What is left of it with an engine that goes wrong: resumes without a whole call, in a row in vain, and in all."""
-
-    def __init__(self) -> None:
-        self.resumes = 0
-        self.vain = 0  # in a row
-        self.resampled = 0
-        self._most = _RESUMES
-        self._has_helped = False  # whether anything of the engine's could stand
-        self._has_given_up = False
-
-    def note(self, *, is_vain: bool, is_whole: bool) -> None:
-        """The engine has gone wrong once more, after it brought nothing, something, or a whole call."""
-        self.vain = self.vain + 1 if is_vain else 0
-        self._has_helped |= not is_vain
-        if is_whole:
-            self._most = self.resumes + _RESUMES
-
-    @property
-    def is_left(self) -> bool:
-        return self.vain < _VAIN and self.resumes < min(self._most, _RESUMES_IN_ALL)
-
-    @property
-    def is_nearly_lost(self) -> bool:
-        return self.vain == _VAIN - 1
-
-    def resume(self) -> None:
-        self.resumes += 1
-        self.resampled += self.vain > 0
-
-    def give_up(self) -> bool:
-        """A call was finished without the engine. Returns whether the engine is asked for what may follow: once, if it
-        has brought anything.
-        """
-        may_go_on = self._has_helped and not self._has_given_up and self.resumes < _RESUMES_IN_ALL
-        self._has_given_up = True
-        self.vain = 0
-        self.resumes += may_go_on
-        return may_go_on
-
-
 class _Turn:
     """A request made ready: its prompt, grammar and guard; and what has become of it so far."""
 
@@ -231,7 +186,7 @@ class _Turn:
         self.guard = None if is_free else self._guard(schemas)
         self.finish = Finish("stop")
         self.logprobs: list[TokenLogprobs] = []
-        self.patience = _Patience()
+        self.patience = Patience()
 
     def _callable(self) -> Sequence[Tool]:
         """The tools that this turn may call. Raises RequestError for a choice that can't be."""

@@ -27,8 +27,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("npm")
     for name in ("package.json", "round_trip.mjs"):
         shutil.copy(HERE / name, folder / name)
-    command = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180)
+    command = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm reaches no registry")
     if done.returncode:
         pytest.skip(f"npm can't install the clients: {done.stderr[-500:]}")
     return folder
