@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,8 +16,8 @@ from hypothesis import HealthCheck, settings
 
 from abruzzi import EngineUnavailable, Tool, connect
 from abruzzi.engines.base import Engine
+from abruzzi.server import listener
 from abruzzi.server.app import create_app
-from abruzzi.server.listener import Listener, listen
 from abruzzi.server.settings import Settings
 from abruzzi.server.telemetry import Telemetry
 
@@ -69,15 +72,35 @@ def embedded() -> Iterator[Engine]:
     asyncio.run(engine.aclose())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled() -> Iterator[None]:
+    """Where Python may not write bytecode, a process that a test starts compiles all that it imports, for half a second
+    each: these share it, out of the tree.
+    """
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        if "PYTHONDONTWRITEBYTECODE" in os.environ:
+            patch.delenv("PYTHONDONTWRITEBYTECODE")
+            patch.setenv("PYTHONPYCACHEPREFIX", folder)
+        yield
+
+
+class Prompt(listener.Listener):
+    """Stops as soon as it is told to: uvicorn looks ten times a second."""
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await listener._until(lambda: self.should_exit, math.inf)
+
+
 class Served:
     """An engine behind a real socket, in a thread of its own."""
 
     def __init__(self, engine: Engine, telemetry: Telemetry | None = None, **settings: Any) -> None:
-        self.socket = listen("127.0.0.1", 0)
+        self.socket = listener.listen("127.0.0.1", 0)
         self.port: int = self.socket.getsockname()[1]
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         self.app = create_app(engine, Settings(**{"grace": 0.5, **settings}), telemetry)
-        self.server = Listener(self.app)
+        self.server = Prompt(self.app)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         self.thread.start()
 
@@ -110,8 +133,12 @@ def serve() -> Iterator[Callable[..., Served]]:
         return running[-1]
 
     yield start
-    for served in running:
-        served.stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listener, "_ON_THEIR_WAY", 0)  # the test has all its answers
+        for served in running:
+            served.server.should_exit = True
+        for served in running:
+            served.stop()
 
 
 class Completions(BaseHTTPRequestHandler):

@@ -80,6 +80,8 @@ def test_bad_input_gets_a_line_and_an_exit_code(tmp_path: Path) -> None:
             (["models", "pull", "gpt-5"], 1, "unknown model 'gpt-5'"),
             (["run", "--no-such-option", "Hi"], 2, "No such option"),
             (["run", "--threads", "0", "Hi"], 2, "--threads"),
+            (["run", "--engine", "http://127.0.0.1:9", "--threads", "2", "Hi"], 2, "is for the embedded engine"),
+            (["run", "--engine-timeout", "9", "Hi"], 2, "--engine-timeout is for servers"),
         ]
         for arguments, code, message in cases:
             done = abruzzi(*arguments)

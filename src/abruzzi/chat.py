@@ -33,14 +33,15 @@ from abruzzi.protocol.events import (
 )
 from abruzzi.protocol.messages import Message, Tool
 from abruzzi.protocol.parser import StreamParser
-from abruzzi.protocol.prompt import Prompt, raw_prompt
-from abruzzi.protocol.template import render_prompt
+from abruzzi.protocol.prompt import Prompt, going_on, raw_prompt
+from abruzzi.protocol.template import begun_turn, render_prompt
 
 # An engine that brought nothing new is asked for something else, and for what else it might have written.
 _RETRY_TEMPERATURE = 0.8
 _ALTERNATIVES = 8
-# Messages that are rendered beside other work.
+# Of what makes a request ready beside other work: so many messages or tools, so many characters of schemas.
 _MANY = 20
+_LONG = 10_000
 # Characters that an engine may write when no more are wanted: the end of the section and of the turn.
 _BEHIND = 64
 _ASK_JSON = "Answer with one JSON object that follows this JSON Schema, and nothing else: "
@@ -68,9 +69,16 @@ class ChatRequest:
     """The JSON Schema of the object that the content has to be; None where any text will do."""
     prompt: str | None = None
     """In place of messages: what the model reads as it stands, control tokens and all. It answers with text."""
+    begun: Message | None = None
+    """What the client has written of the answer: the model goes on behind it, and only that is told. No call is due
+    then, nor an answer of a form.
+    """
     params: SamplingParams = field(default_factory=SamplingParams)
 
     def __post_init__(self) -> None:
+        is_due = self.tool_choice not in ("auto", "none") or self.answer is not None or self.output != "tool_calls"
+        if self.begun is not None and is_due:
+            raise RequestError("expected an answer that may begin with any text, as it was begun", "begun")
         if self.output not in ("tool_calls", "raw", "pythonic"):
             raise RequestError(f"expected tool_calls, raw or pythonic, got {self.output!r}", "output")
         if self.answer is not None and self.output != "tool_calls":
@@ -78,8 +86,11 @@ class ChatRequest:
 
     @property
     def is_large(self) -> bool:
-        """Whether it takes a while to make it ready."""
-        return bool(self.tools) or self.answer is not None or len(self.messages) > _MANY
+        """Whether it takes more than some milliseconds to make it ready."""
+        if len(self.messages) > _MANY or len(self.tools) > _MANY:
+            return True
+        schemas = (self.answer, *(tool.parameters for tool in self.tools))
+        return sum(len(str(schema)) for schema in schemas) > _LONG
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +117,10 @@ class Report:
     """Of the content's tokens, where they were asked for and the engine tells."""
     stop: str | None = None
     """The client's stop sequence that ended the turn, where the engine tells."""
+    engine: str = ""
+    """What the engine is called that wrote (`engines.base.name_of`): of several the one whose output could not go on as
+    it was, or the last. Clients aren't told.
+    """
 
     @property
     def guarantee(self) -> Literal["guided", "enforced", "validated"]:
@@ -147,10 +162,14 @@ async def batches(engine: Engine, request: ChatRequest) -> AsyncGenerator[Sequen
     """The same, with what is there at once together."""
     # Schemas and grammars of many tools take a while, and others are being served meanwhile.
     turn = await asyncio.to_thread(_Turn, engine, request) if request.is_large else _Turn(engine, request)
-    async with contextlib.aclosing(turn.events()) as several:
-        async for events in several:
-            if events:
-                yield events
+    try:
+        async with contextlib.aclosing(turn.events()) as several:
+            async for events in several:
+                if events:
+                    yield events
+    except OutputError as error:
+        error.engine = turn.engine
+        raise
     yield [turn.finish, turn.report()]
 
 
@@ -180,13 +199,17 @@ class _Turn:
         if request.output == "pythonic":
             pythonic.check(self.tools)
         self.must_call = request.tool_choice not in ("auto", "none")
+        self.begun = "" if request.begun is None else begun_turn(request.begun, self.variant, thinking=request.thinking)
         self.prompt = self._prompt()
         is_free = not request.tools and request.answer is None
         self.grammar = self._grammar() if engine.capabilities.constrains and not is_free else None
         self.guard = None if is_free else self._guard(schemas)
+        if self.guard is not None:
+            self._feed_begun(self.guard)
         self.finish = Finish("stop")
         self.logprobs: list[TokenLogprobs] = []
         self.patience = Patience()
+        self.broke_off = ""  # the engine whose output could not go on as it was, the last time
 
     def _callable(self) -> Sequence[Tool]:
         """The tools that this turn may call. Raises RequestError for a choice that can't be."""
@@ -253,18 +276,28 @@ class _Turn:
             else compile(self.request.answer, name="the answer", where="answer"),
         )
 
-    async def events(self) -> AsyncGenerator[Sequence[Event], None]:
+    def _feed_begun(self, reader: Guard | StreamParser) -> None:
+        """What the client knows goes out to nobody."""
+        if self.begun:
+            for part in going_on(self.begun, self.variant) if self.asking.by_id else (self.begun,):
+                reader.feed(part)
+
+    def events(self) -> AsyncGenerator[Sequence[Event], None]:
         """All but the finish, in the form that the client wants."""
-        guard, output = self.guard, self.request.output
-        is_text = guard is not None and output != "tool_calls"
+        events = self.plain() if self.guard is None else self.guarded(self.guard)
+        if self.guard is None or self.request.output == "tool_calls":
+            return events
+        return self._as_text(self.guard, events)
+
+    async def _as_text(
+        self, guard: Guard, events: AsyncGenerator[Sequence[Event], None]
+    ) -> AsyncGenerator[Sequence[Event], None]:
         transcript = K2Spelling(self.variant, self.request.thinking)
-        async with contextlib.aclosing(self.plain() if guard is None else self.guarded(guard)) as several:
-            async for events in several:
-                if not is_text:
-                    yield events
-                elif output == "raw" and (text := "".join(map(transcript.add, events))):
+        async with contextlib.aclosing(events) as several:
+            async for some in several:
+                if self.request.output == "raw" and (text := "".join(map(transcript.add, some))):
                     yield [ContentDelta(text)]
-        if guard is not None and is_text and (text := self._rest_of_text(guard, transcript)):
+        if text := self._rest_of_text(guard, transcript):
             yield [ContentDelta(text)]
 
     def _rest_of_text(self, guard: Guard, transcript: K2Spelling) -> str:
@@ -281,7 +314,11 @@ class _Turn:
         parser = None
         if self.variant.thinks and self.request.prompt is None:
             parser = StreamParser(variant=self.variant, thinking=thinking, by_id=by_id, calls=False)
-        async with contextlib.aclosing(self.asking.texts(self.prompt, self.request.params)) as texts:
+            self._feed_begun(parser)
+        prompt, params = self.prompt.going_on(self.begun), self.request.params
+        # What was begun may end inside of a token.
+        ask = self.asking.going_on(prompt, params) if self.begun else self.asking.texts(prompt, params)
+        async with contextlib.aclosing(ask) as texts:
             async for text in texts:
                 yield self._with_logprobs(text, [ContentDelta(text)] if parser is None else parser.feed(text))
                 length.add(text)
@@ -302,6 +339,8 @@ class _Turn:
             async with contextlib.aclosing(self._ask(guard)) as several:
                 async for events in several:
                     yield events
+            if guard.broken is not None:
+                self.broke_off = self.asking.engine
             if guard.broken is None or self._is_spent(guard):
                 break
             self.patience.note(is_vain=len(guard.prefix) <= before, is_whole=guard.calls > calls)
@@ -324,7 +363,9 @@ class _Turn:
     async def _ask(self, guard: Guard) -> AsyncGenerator[Sequence[Event], None]:
         """Have the engine go on, until it ends, goes wrong, or nothing more is wanted of it."""
         behind = 0
-        prefix, params = guard.prefix, self._params(guard)
+        # As it was begun, to the last character, until more stands.
+        prefix = guard.prefix if self.patience.resumes or not self.begun else self.begun
+        params = self._params(guard)
         grammar = self.grammar.behind(prefix) if self.grammar is not None else None
         prompt = self.prompt.going_on(prefix)
         # A prefix may end inside of a token. What is held to a grammar, or writes the turn's beginning, heals nothing.
@@ -386,11 +427,17 @@ class _Turn:
     def _is_spent(self, guard: Guard) -> bool:
         return guard.ran_away or (not guard.over and self.asking.is_spent(self.request.params))
 
+    @property
+    def engine(self) -> str:
+        """As `Report.engine`."""
+        return self.broke_off or self.asking.engine
+
     def report(self) -> Report:
         output, usage, guard = "".join(self.asking.output), self.asking.usage, self.guard
         if guard is None:
             logprobs, stop = tuple(self.logprobs), self.asking.stopped_by
-            return Report(output, usage, guided=False, generated=len(output), logprobs=logprobs, stop=stop)
+            generated, engine = len(output), self.engine
+            return Report(output, usage, guided=False, generated=generated, logprobs=logprobs, stop=stop, engine=engine)
         return Report(
             guard.spelled if self.patience.resumes else output,
             usage,
@@ -403,4 +450,5 @@ class _Turn:
             forced=guard.forced,
             logprobs=tuple(self.logprobs),
             stop=self.asking.stopped_by,
+            engine=self.engine,
         )

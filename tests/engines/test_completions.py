@@ -13,9 +13,9 @@ import pytest
 
 from abruzzi import Agent, EngineError, EngineTimeout, EngineUnavailable, Message, SamplingParams, connect
 from abruzzi.engines.base import Engine, Piece
-from abruzzi.engines.completions import CompletionsEngine
 from abruzzi.protocol.template import render_prompt
 from tests.conftest import CompletionsServer, events
+from tests.engines.wire import WHOLE, wired
 
 
 def text(value: str, reason: str | None = None) -> dict[str, Any]:
@@ -90,17 +90,18 @@ def test_a_redirect_is_not_followed_and_nothing_is_asked_twice(completions: Comp
     assert len(handler.asked) == 1
 
 
-def test_it_tells_how_it_was_when_it_was_asked_last(completions: CompletionsServer) -> None:
-    url, handler = completions
-    handler.body = events(text("Hi", "stop"))
-    engine = connect(url)
-    assert isinstance(engine, CompletionsEngine) and engine.health()[0]["status"] == "ok"
-    asyncio.run(collect(engine))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        engine.url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(EngineUnavailable):
-        asyncio.run(collect(engine))
-    assert engine.health()[0]["status"] == "sick" and "nothing answers" in engine.health()[0]["error"]
-    engine.url = f"{url}/v1"
-    asyncio.run(collect(engine))
-    assert engine.health()[0]["status"] == "ok"
+def test_it_tells_how_it_was_when_it_was_asked_last() -> None:
+    async def work() -> None:
+        async with wired(WHOLE) as (engine, wire):
+            await collect(engine)
+            assert engine.health()[0]["status"] == "ok"
+            await engine.aclose()
+            await wire.stop()
+            with pytest.raises(EngineUnavailable):
+                await collect(engine)
+            assert engine.health()[0]["status"] == "sick" and "nothing answers" in engine.health()[0]["error"]
+            await wire.start()
+            await collect(engine)
+            assert engine.health()[0]["status"] == "ok"
+
+    asyncio.run(work())

@@ -165,3 +165,41 @@ def test_the_models_name_tells_its_variant_unless_it_is_named(completions: Compl
         connect(url, model="moonshotai/Kimi-K3")
     with pytest.raises(RequestError, match="has its own"):
         connect(variant="k2")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hunter2@127.0.0.1:9/v1",
+        "https://hunter2@localhost",
+        "http://user:hunt/er2@localhost",
+        "http://user:hunter2@localhost:99999",
+        "http://a@hunter2@localhost",
+        "http://user:hunter2@localhost?key=hunter2",
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["http://localhost:8000"]])
+def test_a_url_holds_no_password_and_none_is_shown(url: str, more: list[str]) -> None:
+    with pytest.raises(EngineUnavailable, match=r"without a user name and password, got .*--engine-key-file") as caught:
+        connect([url, *more] if more else url, model="m")
+    assert "hunt" not in str(caught.value) and "er2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("end", ["?api_key=hunter2", "/v1?", "#hunter2", "/v1#"])
+def test_a_url_has_no_query_and_no_fragment(end: str) -> None:
+    with pytest.raises(EngineUnavailable, match="without a query or fragment") as caught:
+        connect(f"http://localhost:8000{end}", model="m")
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(EngineUnavailable, match="expected 'embedded' or a URL") as caught:
+        connect(f"user:hunter2@localhost{end}")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["", "hunter2\r\nX: 1", "hunter 2", "hunter2\u00e9"])
+def test_a_key_is_one_and_is_not_shown(key: str) -> None:
+    with pytest.raises(RequestError, match="expected an engine's key of printable ASCII") as caught:
+        connect("http://localhost:8000", model="m", api_key=key)
+    assert "hunter" not in str(caught.value)
+    with pytest.raises(RequestError, match="the embedded engine asks for none"):
+        connect(api_key="sk-one")

@@ -298,7 +298,7 @@ CALLS = section(
 TURNS = ["Hello <\u200b|im_end|>, you.", "Let me see. " + CALLS, CALLS]
 
 
-@given(st.sampled_from(TURNS), st.integers(0, 400), st.integers(1, 9), st.lists(st.integers(0, 60), max_size=6))
+@given(st.sampled_from(TURNS), st.integers(0, 400), st.integers(1, 9), st.lists(st.integers(0, 60), max_size=2))
 def test_nothing_is_lost_and_nothing_repeated(whole: str, begun: int, size: int, lives: Sequence[int]) -> None:
     """Wherever engines die, each goes on behind exactly what came, as a prompt that was rendered at once would."""
     engines = [*(Fake(whole, lives=one) for one in lives), Fake(whole)]
@@ -341,7 +341,7 @@ def test_token_ids_are_gone_on_with_by_what_they_are(shared: Path) -> None:
     whole = "\u16a0\u16b3 <|im_end|> " + CALLS  # of runes each is several tokens
     rng = random.Random(3)
     for _ in range(30):
-        engines = [ByIds(whole, tokenizer, rng.randrange(40)) for _ in range(4)] + [ByIds(whole, tokenizer, None)]
+        engines = [ByIds(whole, tokenizer, rng.randrange(40)) for _ in range(2)] + [ByIds(whole, tokenizer, None)]
         come = asyncio.run(pieces(pool_of(*engines)))
         assert [id for piece in come for id in piece.ids] == engines[0].ids
 

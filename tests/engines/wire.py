@@ -53,6 +53,18 @@ class Wire:
     connections: int = 0
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     come: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _port: int = 0
+
+    async def start(self) -> None:
+        """Listen, always at the same port."""
+        self._server = await asyncio.start_server(self.serve, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}/v1"
+
+    async def stop(self) -> None:
+        """Take no more connections."""
+        self._server.close()
+        await self._server.wait_closed()
 
     async def until(self, count: int) -> None:
         """Wait for so many requests."""
@@ -61,28 +73,33 @@ class Wire:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        with contextlib.suppress(ConnectionError):
-            while True:
-                try:
-                    head = await reader.readuntil(b"\r\n\r\n")
-                except asyncio.IncompleteReadError:
-                    break
-                length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-                self.asked.append(json.loads(await reader.readexactly(int(length[15:]))))
-                async with self.come:
-                    self.come.notify_all()
-                answering = asyncio.ensure_future(self.answer(self, writer))
-                leaving = asyncio.ensure_future(reader.read(1))
-                await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-                if not answering.done():
-                    answering.cancel()
-                    break
-                answering.result()
-                if writer.is_closing():
-                    break
-                reader = Pushed(leaving, reader)  # type: ignore[assignment]  # the first byte of the next request
-        self.closed.set()
-        writer.close()
+        try:
+            with contextlib.suppress(ConnectionError):
+                await self._answer_all(reader, writer)
+        finally:
+            self.closed.set()
+            writer.close()
+
+    async def _answer_all(self, reader: asyncio.StreamReader | Pushed, writer: asyncio.StreamWriter) -> None:
+        while True:
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                break
+            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            self.asked.append(json.loads(await reader.readexactly(int(length[15:]))))
+            async with self.come:
+                self.come.notify_all()
+            answering = asyncio.ensure_future(self.answer(self, writer))
+            leaving = asyncio.ensure_future(reader.read(1))
+            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not answering.done():
+                answering.cancel()
+                break
+            answering.result()
+            if writer.is_closing():
+                break
+            reader = Pushed(leaving, reader)  # the first byte of the next request
 
 
 class Pushed:
@@ -116,15 +133,13 @@ async def wired(answer: Answer | bytes, **options: Any) -> AsyncIterator[tuple[C
         await writer.drain()
 
     wire = Wire(same if isinstance(answer, bytes) else answer)
-    server = await asyncio.start_server(wire.serve, "127.0.0.1", 0)
-    wire.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    await wire.start()
     engine = CompletionsEngine(wire.url, model="kimi-k2", variant=K2, **options)
     try:
         yield engine, wire
     finally:
         await engine.aclose()
-        server.close()
-        await server.wait_closed()
+        await wire.stop()
 
 
 async def pieces(engine: Engine, params: SamplingParams | None = None, prompt: Prompt = HI) -> list[Piece]:

@@ -250,7 +250,7 @@ def test_examples_of_real_schemas_are_valid(shared: Path, name: str, step: int) 
             arguments = compile(schema)
         except RequestError:
             continue
-        found = list(islice(examples(arguments._schema.arguments), 3))
+        found = list(islice(examples(arguments.schema.arguments), 3))
         assert found, schema
         for value in found:
             assert arguments.fault(json.dumps(value)) is None, value

@@ -466,7 +466,7 @@ def test_a_member_that_is_held_with_its_comma_comes_out_when_it_is_right(monkeyp
 def test_what_the_reader_refuses_of_a_step_ends_in_no_loop() -> None:
     class Refusing(Matcher):
         def __init__(self) -> None:
-            super().__init__(compile(PLACE)._schema, lambda text: "never")
+            super().__init__(compile(PLACE).schema, lambda text: "never")
 
     matcher = Refusing()
     with pytest.raises(LookupError):

@@ -10,7 +10,8 @@ import pytest
 
 from abruzzi import RequestError
 from abruzzi.engines.scripted import ScriptedEngine
-from abruzzi.server.access import keys_of
+from abruzzi.server.access import host_of, keys_of, origin_of
+from abruzzi.server.app import create_app
 from abruzzi.server.settings import Settings, is_loopback
 from tests.server.asking import CHAT, HELLO, MESSAGES, Serve, ask
 
@@ -186,16 +187,24 @@ def test_keys_come_from_options_a_file_and_the_environment(tmp_path: Path) -> No
 @pytest.mark.parametrize("key", ["", "two words", "a,b", "schlüssel", "a\nb"])
 def test_what_no_header_carries_is_no_key(key: str) -> None:
     with pytest.raises(RequestError, match="API key 2 is none") as told:
-        keys_of(["sk-a", key], None, "")
+        keys_of(["sk-a", key], None, None)
     assert not key or key not in str(told.value)
 
 
 def test_a_file_without_keys_is_no_open_door(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("# none yet\n")
     with pytest.raises(RequestError, match="there is none"):
-        keys_of([], tmp_path / "keys", "")
+        keys_of([], tmp_path / "keys", None)
     with pytest.raises(RequestError, match="can't read API keys"):
-        keys_of([], tmp_path / "gone", "")
+        keys_of([], tmp_path / "gone", None)
+
+
+@pytest.mark.parametrize("listed", ["", " , ", ",,", "\n"])
+def test_nor_is_a_list_without_any(listed: str) -> None:
+    for given in ([], ["sk-a"]):
+        with pytest.raises(RequestError, match="expected API keys in ABRUZZI_API_KEYS, got none"):
+            keys_of(given, None, listed)
+    assert keys_of([], None, None) == ()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "Localhost.", "::ffff:127.0.0.1"])
@@ -206,3 +215,51 @@ def test_what_is_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.com", "", "127.1", "::ffff:10.0.0.1"])
 def test_what_is_not(host: str) -> None:
     assert not is_loopback(host)
+
+
+# What is allowed
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("*", "*"),
+        ("https://ui.example", "https://ui.example"),
+        ("HTTPS://UI.example:443", "https://ui.example"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("http://h:443", "http://h:443"),
+        ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
+    ],
+)
+def test_an_origin_is_what_browsers_send(given: str, meant: str) -> None:
+    assert origin_of(given) == meant
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "ui.example", "https://", "https://ui.example/", "https://ui.example/app", "https://u:p@ui.example", "null",
+     "https://*.example", "https://ui.example:", "https://ui.example:0", "https://ui.example:65536", "https://a b",
+     "https://ui.example?x", "https://ui.example,https://b.example"],
+)  # fmt: skip
+def test_what_is_no_origin_would_never_match(given: str) -> None:
+    with pytest.raises(RequestError, match="expected an origin such as"):
+        origin_of(given)
+    with pytest.raises(RequestError, match="expected an origin such as"):
+        create_app(ScriptedEngine([""]), Settings(allow_origins=(given,)))
+
+
+@pytest.mark.parametrize("given", ["a", "Host.Docker.Internal", "my_host", "10.0.0.1", "::1", "[fe80::1]", "h."])
+def test_a_hosts_name(given: str) -> None:
+    assert host_of(given) == given.lower().strip("[]")
+
+
+@pytest.mark.parametrize("given", ["", "*", "h:80", "http://h", "h/", "a b", ".h", "[h]", "[::1]:80", "a,b", "u@h"])
+def test_what_is_no_hosts_name(given: str) -> None:
+    with pytest.raises(RequestError, match="expected a host's name such as"):
+        host_of(given)
+
+
+def test_an_address_of_ipv6_may_be_allowed(serve: Serve) -> None:
+    served = serve(ScriptedEngine(["Hello."]), allow_hosts=("fe80::1",))
+    assert ask(served, headers={"Host": "[FE80::1]:8000"}).status == 200

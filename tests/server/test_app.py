@@ -229,11 +229,11 @@ def test_a_client_of_bare_openai_is_told_nothing_else(serve: Serve, stream: bool
 def test_violations_are_counted_by_kind_as_long_as_the_server_lives(serve: Serve) -> None:
     other = section(("functions.nothing:0", "{}"))
     served = serve(ScriptedEngine([WRONG, REST, CALL, WRONG, REST, other, CALL]))
-    assert health(served)["violations"] == {"scripted": {}}
+    assert health(served)["violations"] == {}
     for _ in range(4):
         assert post(served, {"messages": ASK, "tools": TOOLS})[0] == 200
     assert health(served)["violations"] == {"scripted": {"schema": 2, "undeclared": 1}}
-    assert health(serve(ScriptedEngine([CALL])))["violations"] == {"scripted": {}}
+    assert health(serve(ScriptedEngine([CALL])))["violations"] == {}
 
 
 STRICT: Any = {

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abruzzi import RequestError
+from abruzzi.server import body as body_module
 from abruzzi.server.body import parse
 
 _values = st.recursive(
@@ -34,13 +35,19 @@ def test_json_is_read_as_it_is(value: dict[str, Any]) -> None:
         (b"[]", "expected an object as the body, got an array"),
         (b"null", "got null"),
         (b"1", "got a number"),
-        (b'{"temperature": NaN}', "NaN is no JSON"),
-        (b'{"temperature": -Infinity}', "-Infinity is no JSON"),
-        (b'{"temperature": 1e400}', "no double holds 1e400"),
-        (b'{"max_tokens": ' + b"9" * 5000 + b"}", "4300 digits"),
-        (b'{"a": "\\ud83d"}', "half of a surrogate pair, \\ud83d"),
-        (b'{"\\uDC00": 1}', "half of a surrogate pair, \\udc00"),
-        (b'{"a": {"b": 1, "b": 2}}', "the name 'b' stands twice"),
+        (b'{"temperature": NaN}', "NaN is no JSON (line 1, column 17)"),
+        (b'{"temperature": -Infinity}', "-Infinity is no JSON (line 1, column 17)"),
+        (b'{"temperature": 1e400}', "no double holds 1e400 (line 1, column 17)"),
+        (
+            b'{"max_tokens": ' + b"9" * 5000 + b"}",
+            "a number of 5,000 digits is too long to be read (line 1, column 16)",
+        ),
+        (b'{"a": "\\ud83d"}', "\\ud83d is half of a surrogate pair, which is no character (line 1, column 7)"),
+        (b'{"\\uDC00": 1}', "\\udc00 is half of a surrogate pair, which is no character (line 1, column 2)"),
+        (b'{"a": "NaN, {",\n "b": [{"c": 1}, {"c": NaN}]}', "NaN is no JSON (line 2, column 24)"),
+        (b'{"a": 1, "b": {"a": 2}, "\\u0061": 3}', "the name 'a' stands twice in one object (line 1, column 25)"),
+        (b"\xef\xbb\xbf{}", "no JSON: it begins with a byte order mark (line 1, column 1)"),
+        (b'{"a": {"b": 1, "b": 2}}', "the name 'b' stands twice in one object (line 1, column 16)"),
         (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deep"),
         (b'{"a": 1} x', "extra data (line 1, column 10)"),
     ],
@@ -62,3 +69,54 @@ def test_a_name_that_stands_twice_among_many_is_found_in_no_time() -> None:
     with pytest.raises(RequestError, match="'7' stands twice"):
         parse(f'{{"x": {{{names},"7":1}}}}'.encode())
     assert time.process_time() - begun < 3
+
+
+_NAMES = st.sampled_from(["a", "b", "tools", "a:", "\u00e9"])
+_PAIRS = st.recursive(
+    st.sampled_from(["1", '":"', '"\\u003a"', "1e400", "NaN", '"\\ud800"', "null", "10" * 20, "-0", "1.5E3", "tru"]),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda several: f"[{','.join(several)}]")
+        | st.lists(st.tuples(_NAMES, inner), max_size=3).map(
+            lambda pairs: "{%s}" % ",".join(f"{json.dumps(name)}: {value}" for name, value in pairs)
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@given(_PAIRS)
+def test_the_fast_way_takes_what_the_exact_one_takes(text: str) -> None:
+    body = text.encode()
+    fast = body_module._read_fast(body)
+    if fast is not None:
+        exact = body_module._read_exactly(body)
+        assert fast == exact
+        assert json.dumps(fast, sort_keys=True) == json.dumps(exact, sort_keys=True)  # 1 and 1.0 and true differ
+
+
+def test_usual_bodies_are_read_the_fast_way() -> None:
+    for body in (b'{"messages": [{"role": "user", "content": "a: b, \\u003c"}], "tools": [{"x": 1}]}', b"{}"):
+        assert body_module._read_fast(body) == json.loads(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"tools": [], "tools": [1]}',
+        b'{"tools": [{"a": 1, "a": 2}]}',
+        b'{"a": 1, "a": ":"}',
+        b'{"\\u003a": 1, "a": 1, "a": 2}',
+        b'{"a": "\\u003A", "b": 1, "b": 2}',
+        b'{"x": {"c": "\\u003a", "b": 1, "b": 2}}',
+    ],
+)
+def test_no_name_stands_twice_whatever_colons_there_are(body: bytes) -> None:
+    with pytest.raises(RequestError, match="stands twice"):
+        parse(body)
+
+
+def test_the_same_tools_are_read_once() -> None:
+    one, other = (parse(b'{"tools": [{"x": 1}], "n": %d}' % n) for n in (1, 2))
+    assert one["tools"] is other["tools"] == [{"x": 1}]
+    assert parse(b'{"tools": [{"x": 2}]}')["tools"] == [{"x": 2}]
+    assert parse(b'{"tools": null}')["tools"] is None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import replace
 from typing import Any, Literal
 
+import msgspec
 import openai
 import pydantic
 import pytest
@@ -172,7 +172,7 @@ class Telling(ScriptedEngine):
     async def complete(self, *arguments: Any) -> AsyncGenerator[Piece, None]:
         async for piece in super().complete(*arguments):
             alternatives = (("x", -2.5),) * (self.params[-1].logprobs or 0)
-            yield replace(piece, logprob=-0.5, alternatives=alternatives) if piece.text else piece
+            yield msgspec.structs.replace(piece, logprob=-0.5, alternatives=alternatives) if piece.text else piece
 
 
 @pytest.mark.parametrize("tools", [[], TOOLS])

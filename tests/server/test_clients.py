@@ -43,7 +43,7 @@ def test_a_client_that_leaves_before_its_body_is_whole_does_no_harm(serve: Serve
         with socket.create_connection(("127.0.0.1", served.port)) as connection:
             connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
     assert ask(served).status == 200 and len(engine.prompts) == 1
-    assert not served.app.open
+    assert not served.app.intake.open
 
 
 class Torrent(ScriptedEngine):

@@ -187,45 +187,5 @@ def test_small_pieces_arent_held_back_by_the_kernel(serve: Serve) -> None:
         assert made.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
-
-
-@pytest.mark.parametrize("more", [b"X-Long: " + b"x" * 100_000, b"X-Short: x\r\n" * 10_000])
-def test_a_head_without_end_is_refused(serve: Serve, more: bytes) -> None:
-    served = serve(ScriptedEngine([""]))
-    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
-        connection.sendall(HEAD + more)
-        assert connection.recv(12) == b"HTTP/1.1 400"
-    assert ask(served, "/health", headers={"X-Long": "x" * 50_000}).status == 200
-
-
-@pytest.mark.parametrize("begin", [b"", HEAD, HEAD + b"\r\n" + HEAD])
-def test_a_head_that_doesnt_come_isnt_waited_for(serve: Serve, begin: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abruzzi.server.listener._HEAD_PATIENCE", 0.3)
-    served = serve(ScriptedEngine(["x" * 100], cut=list, delay=0.01))
-    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
-        connection.sendall(begin)
-        began = time.monotonic()
-        assert read_all(connection).count(b"HTTP/1.1 200") == begin.count(b"\r\n\r\n")
-        assert time.monotonic() - began < 3
-    # An answer may take longer.
-    assert ask(served).status == 200
-
-
-def test_a_connection_that_is_kept_waits_longer(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abruzzi.server.listener._HEAD_PATIENCE", 0.2)
-    served = serve(ScriptedEngine([""]))
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)) as connection:
-        for _ in range(3):
-            connection.request("GET", "/health")
-            assert connection.getresponse().read()
-            kept = connection.sock
-            time.sleep(0.4)
-            assert connection.sock is kept
-        kept.setblocking(False)
-        with pytest.raises(BlockingIOError):  # it is still open
-            kept.recv(1)
-
-
 def test_the_server_doesnt_tell_what_it_is_made_of(serve: Serve) -> None:
     assert "server" not in ask(serve(ScriptedEngine([""])), "/health").headers

@@ -525,7 +525,7 @@ def talk(*contents: Any) -> Any:
         ({"messages": talk([{"type": "document"}])}, "messages[0].content[0]"),
         ({"messages": talk([TOOL_USE])}, "messages[0].content[0]"),
         ({"messages": talk("x", [RESULT])}, "messages[1].content[0]"),
-        ({"messages": talk("x", "The answer is (")}, "messages[1]"),
+        ({"messages": talk("x", "The answer is ")}, "messages[1].content"),
         ({"messages": talk("x", "y", [RESULT])}, "messages[2].content[0].tool_use_id"),
         ({"messages": talk("x", [TOOL_USE], [{**RESULT, "content": 1}])}, "messages[2].content[0].content"),
         (
@@ -567,7 +567,7 @@ def test_a_bad_request_gets_the_true_reason_and_its_path(serve: Serve, change: d
     served = serve(ScriptedEngine([CALL]))
     valid = {"max_tokens": 9, "messages": ASK, "tools": TOOLS}
     several = [("/v1/messages", {}), ("/v1/messages?beta=true", {"stream": True})]
-    if not change.keys() & {"stream", "abruzzi", "max_tokens"} and path != "messages[1]":
+    if not change.keys() & {"stream", "abruzzi", "max_tokens"} and path != "messages[1].content":
         several.append(("/v1/messages/count_tokens", {}))
     for where, more in several:
         status, body = post(served, {**valid, **more, **change}, where)
@@ -619,7 +619,7 @@ class Failing(ScriptedEngine):
     ("error", "status", "kind"),
     [
         (EngineUnavailable("nothing answers"), 503, "overloaded_error"),
-        (EngineTimeout("it went silent"), 504, "api_error"),
+        (EngineTimeout("it went silent"), 504, "timeout_error"),
         (EngineError("it failed"), 502, "api_error"),
         (RequestError("the conversation is too long"), 400, "invalid_request_error"),
     ],
@@ -663,7 +663,12 @@ def test_errors_have_anthropics_types() -> None:
         "invalid_request_error",
         "rate_limit_error",
     ]
-    assert {kind(status) for status in (500, 502, 504)} == {"api_error"} and kind(503) == "overloaded_error"
+    assert [kind(status) for status in (500, 502, 503, 504)] == [
+        "api_error",
+        "api_error",
+        "overloaded_error",
+        "timeout_error",
+    ]
     assert error_body(OutputError("x"))["error"]["type"] == "api_error"
 
 

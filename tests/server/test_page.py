@@ -59,6 +59,13 @@ def test_a_terminal_gets_text(serve: Serve, accept: str) -> None:
     assert "kimi-k2" in told.body.decode() and "<" not in told.body.decode()
 
 
+def test_all_paths_are_told_and_none_that_is_absent(serve: Serve) -> None:
+    told = ask(serve(named("x")), "/").body.decode()
+    for path in ("POST   /v1/responses/input_tokens\n", "GET    /v1/responses/{id}/input_items\n"):
+        assert path in told
+    assert "compact" not in told and "cancel" not in told
+
+
 def test_names_are_no_html(serve: Serve) -> None:
     told = ask(serve(named("<script>alert('\"&')</script>")), "/", headers=BROWSER)
     assert b"<script" not in told.body and b"&lt;script&gt;" in told.body

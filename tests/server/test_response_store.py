@@ -12,6 +12,7 @@ import pytest
 
 from abruzzi.engines.scripted import ScriptedEngine
 from abruzzi.server.response_store import ResponseNotFound, ResponseStore, Stored
+from tests.server import asking
 from tests.server.openapi import openais
 from tests.server.responding import (
     ASK,
@@ -177,3 +178,33 @@ def test_the_count_of_bytes_is_that_of_what_is_held() -> None:
                 turn = turn.previous
         assert store.bytes == sum(stored.size for stored in held) <= 8000
         assert set(store._holding.values()) == held
+
+
+# Whose it is
+
+
+def test_what_one_key_stored_is_not_there_for_another(serve: Serve) -> None:
+    served = serve(ScriptedEngine(["Hi."]), api_keys=("sk-one", "sk-two"))
+    one, two = ({"Authorization": f"Bearer sk-{name}"} for name in ("one", "two"))
+    made = asking.ask(served, "/v1/responses", {"input": "x"}, headers=one).json
+    item = {"type": "item_reference", "id": made["output"][0]["id"]}
+    went_on = {"input": "y", "previous_response_id": made["id"]}
+    path = f"/v1/responses/{made['id']}"
+    for method, where in (("GET", path), ("GET", f"{path}/input_items"), ("DELETE", path)):
+        answer = asking.ask(served, where, method=method, headers=two)
+        assert (answer.status, answer.json["error"]["code"]) == (404, "response_not_found")
+    assert asking.ask(served, "/v1/responses", went_on, headers=two).status == 404
+    assert asking.ask(served, "/v1/responses", {"input": [item]}, headers=two).json["error"]["param"] == "input[0].id"
+    assert asking.ask(served, "/v1/responses", {"input": [item]}, headers=one).status == 200
+    assert asking.ask(served, "/v1/responses", went_on, headers=one).status == 200
+    for status in (200, 404):
+        assert asking.ask(served, path, method="DELETE", headers=one).status == status
+
+
+def test_of_a_key_only_its_digest_is_kept() -> None:
+    store = ResponseStore()
+    store.add({"id": "r", "output": []}, [], None, set(), b"digest")
+    assert store.get("r", b"digest").owner == b"digest"
+    for other in (None, b"another"):
+        with pytest.raises(ResponseNotFound):
+            store.get("r", other)

@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ def refused(*options: str, **environment: str) -> str:
 def test_beyond_this_machine_it_wants_keys(host: str) -> None:
     told = refused("--host", host)
     assert all(way in told for way in ("--api-key KEY", "--api-key-file FILE", "ABRUZZI_API_KEYS", "--insecure"))
-    assert "--api-key KEY" in refused("--host", host, ABRUZZI_API_KEYS=" , ")
+    assert "got none: unset it" in refused("--host", host, ABRUZZI_API_KEYS=" , ")
 
 
 def test_what_makes_no_sense_is_told(tmp_path: Path) -> None:
@@ -47,11 +49,49 @@ def test_what_makes_no_sense_is_told(tmp_path: Path) -> None:
         assert option in refused(option, "-1")
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--allow-origin", "https://ui.example/app"), "such as https://ui.example or http://localhost:3000"),
+        (("--allow-host", "http://h"), "such as host.docker.internal"),
+        (("--allow-host", "h", "--host", "0.0.0.0", "--insecure"), "for a server on loopback"),
+        (("--insecure", "--api-key", "sk-one"), "give one or the other"),
+        (("--threads", "4"), "--threads is for the embedded engine"),
+        (("--rate", ""), "such as 60/min"),
+        (("--engine-key-file", "/dev/null"), "there is none"),
+    ],
+)
+def test_what_does_not_go_together_is_told(options: tuple[str, ...], told: str) -> None:
+    assert told in refused(*options)
+
+
+def test_an_empty_list_of_keys_opens_no_door() -> None:
+    assert "expected API keys in ABRUZZI_API_KEYS, got none" in refused(ABRUZZI_API_KEYS="")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--engine-timeout", "5"), ("--engine-key-file", "key")])
+def test_options_of_servers_are_none_of_the_embedded_engines(option: str, value: str) -> None:
+    command = [*COMMAND, "--port", "0", "--engine", "embedded", option, value]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and f"{option} is for servers: name one with --engine URL" in done.stderr
+
+
+def test_an_engines_key_must_be_one(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("sk-a\nsk-b\n")
+    assert "expected one key in" in (told := refused("--engine-key-file", str(file))) and "sk-" not in told
+    file.write_text("a secret\n")
+    assert "is none: expected ASCII" in (told := refused("--engine-key-file", str(file))) and "secret" not in told
+    assert "ABRUZZI_ENGINE_KEY is none" in (told := refused(ABRUZZI_ENGINE_KEY="a secret")) and "secret" not in told
+
+
 def test_the_documentation_tells_of_its_options() -> None:
     help = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
     documentation = (Path(__file__).parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
     told = set(re.findall(r"--[a-z][a-z-]+", documentation)) - {"--help"}
-    assert told == set(re.findall(r"^  (--[a-z-]+)", help[: help.index("--engine")], re.MULTILINE)) - {"--port"}
+    every = re.findall(r"^  (--[a-z-]+)", help, re.MULTILINE)
+    own = set(every[: every.index("--engine")])
+    assert own - {"--port"} <= told <= set(every)
 
 
 @contextlib.contextmanager
@@ -109,3 +149,32 @@ def test_insecure_serves_everybody(completions: CompletionsServer) -> None:
         assert process.stderr is not None
         assert '"path":"/v1/chat/completions","status":200' in process.stderr.read()
         assert process.wait(20) == 0
+
+
+def test_the_engines_key_goes_to_the_engine_and_nowhere_else(completions: CompletionsServer, tmp_path: Path) -> None:
+    url, handler = completions
+    handler.body = events({"choices": [{"text": "Hello.", "finish_reason": "stop"}]})
+    sent: list[str | None] = []
+
+    class Noting(handler):  # type: ignore[valid-type, misc]
+        def reply(self, status: int, body: bytes) -> None:
+            sent.append(self.headers["Authorization"])
+            super().reply(status, body)
+
+    file = tmp_path / "key"
+    file.write_text("# vLLM's --api-key\nsk-file\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Noting) as engine:
+        threading.Thread(target=engine.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{engine.server_port}"
+        # A proxy that the environment names is passed by.
+        environment = {"ABRUZZI_ENGINE_KEY": "sk-env", "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+        for options, key in ((("--engine-key-file", str(file)), "sk-file"), ((), "sk-env")):
+            with started(url, *options, **environment) as (port, process):
+                assert ask(port, CHAT).status == 200
+                shown = "".join(ask(port, path).body.decode() for path in ("/", "/health", "/metrics"))
+                process.kill()
+                assert process.stderr is not None
+                assert "sk-" not in shown + process.stderr.read()
+            assert sent == [f"Bearer {key}"] * 2  # for its models, and for an answer
+            sent.clear()
+        engine.shutdown()

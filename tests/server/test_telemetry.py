@@ -69,6 +69,7 @@ def test_a_request_is_a_span_under_the_clients(serve: Serve) -> None:
         "abruzzi.request.id": "abc",
         "abruzzi.guarantee": ("validated",),
         "abruzzi.resumes": 0,
+        "abruzzi.engine": ("scripted",),
     }
     assert span.status.status_code == StatusCode.UNSET and 0 < span.end_time - span.start_time < 5e9
 

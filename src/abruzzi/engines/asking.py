@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 
-from abruzzi.engines.base import Capabilities, Engine, Piece, SamplingParams, Usage
+from abruzzi.engines.base import Capabilities, Engine, Piece, SamplingParams, Usage, name_of
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.errors import AbruzziError, EngineError
 from abruzzi.protocol.prompt import Control, Prompt, going_on
@@ -35,6 +35,8 @@ class Asking:
         self.output: list[str] = []
         """All that was written."""
         self.usage = Usage()
+        self.engine = name_of(engine)
+        """What the engine is called that wrote last: of a pool, the one that served."""
         self.end: Piece | None = None
         """How the last completion ended; None where it was broken off."""
         self.logprob: float | None = None
@@ -88,7 +90,9 @@ class Asking:
                 count = 0
                 async for piece in pieces:
                     self.logprob = piece.logprob
-                    self.alternatives = [one for one in piece.alternatives if _is_text(one[0])]
+                    if piece.engine is not None:
+                        self.engine = piece.engine
+                    self.alternatives = piece.alternatives and [one for one in piece.alternatives if _is_text(one[0])]
                     for text in self._texts(piece):
                         length += len(text)
                         self.output.append(text)
@@ -107,12 +111,11 @@ class Asking:
         finally:
             self._add(self.end, prompt, before)
 
-    def _texts(self, piece: Piece) -> Iterator[str]:
+    def _texts(self, piece: Piece) -> Iterable[str]:
         if self._detokenizer is not None and piece.ids:
-            yield from self._detokenizer.feed(piece.ids)
-        else:
-            text = piece.text if _is_text(piece.text) else _as_text(piece.text)
-            yield from (text[at : at + _SLICE] for at in range(0, len(text), _SLICE))
+            return self._detokenizer.feed(piece.ids)
+        text = piece.text if _is_text(piece.text) else _as_text(piece.text)
+        return [text[at : at + _SLICE] for at in range(0, len(text), _SLICE)]
 
     def _has_ended(self, piece: Piece, count: int, length: int, limit: int | None) -> bool:
         """By its own word, or because it goes on for sure behind the limit that it was given, or without a word."""
@@ -169,16 +172,28 @@ def counter_of(capabilities: Capabilities) -> Tokenizer | None:
 
 
 def tokens_of(text: str, variant: Variant, counter: Tokenizer | None) -> int:
-    """How many tokens of the model's a text is; without a tokenizer, by its length."""
-    if counter is None:
-        return -(-len(text) // _CHARACTERS)
+    """How many tokens of the model's a text that it has written is. Without a tokenizer an estimate: one for each
+    control token, and of all else one for four characters.
+    """
     parts = going_on(text if _is_text(text) else _as_text(text), variant)
+    if counter is None:
+        return _estimated(parts)
     return sum(1 if isinstance(part, Control) else len(counter.encode(part)) for part in parts)
 
 
 def tokens_of_prompt(prompt: Prompt, counter: Tokenizer | None) -> int:
     """The same of a prompt."""
-    return counter.count(prompt) if counter is not None else -(-len(str(prompt)) // _CHARACTERS)
+    return counter.count(prompt) if counter is not None else _estimated(prompt.parts)
+
+
+def _estimated(parts: Iterable[str]) -> int:
+    tokens = characters = 0
+    for part in parts:
+        if isinstance(part, Control):
+            tokens += 1
+        else:
+            characters += len(part)
+    return tokens - (-characters // _CHARACTERS)
 
 
 def _is_text(text: str) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+import msgspec
 
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.errors import RequestError
@@ -22,6 +25,18 @@ class SamplingParams:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    frequency_penalty: float | None = None
+    """-2 to 2: how much less likely a token is made for each time that it has come."""
+    presence_penalty: float | None = None
+    """-2 to 2: how much less likely it is made once it has come."""
+    repetition_penalty: float | None = None
+    """Above 0, to 2: by what the likelihood of a token is divided that has come; 1 leaves it."""
+    top_k: int | None = None
+    """How many of the likeliest tokens there are to draw from; -1 and 0: all of them."""
+    min_p: float | None = None
+    """0 to 1: how likely a token must be, as a share of the likeliest one's probability, to be drawn."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Ids of tokens, and what is added to the logit of each: -100 to 100."""
     logprobs: int | None = None
     """How many alternatives to offer with each token, where the engine can."""
 
@@ -41,9 +56,11 @@ class Usage:
     forced: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """More output, or its end: the last piece has a `finish_reason` and, where the engine counts, `usage`."""
+class Piece(msgspec.Struct, frozen=True, gc=False):
+    """More output, or its end: the last piece has a `finish_reason` and, where the engine counts, `usage`.
+
+    There is one a token: a frozen dataclass takes ten times as long to make.
+    """
 
     text: str = ""
     finish_reason: Literal["stop", "length"] | None = None
@@ -56,6 +73,8 @@ class Piece:
     """For a piece of one token: the logarithm of its probability."""
     alternatives: tuple[tuple[str, float], ...] = ()
     """For a piece of one token: others that might have come, and the logarithms of their probabilities."""
+    engine: str | None = None
+    """From a pool, with the first piece of each engine that serves the request: its `name_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +111,18 @@ class Engine(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+def name_of(engine: Engine) -> str:
+    """What an engine is called where it is counted."""
+    return called(getattr(engine, "url", None), engine.capabilities.model)
+
+
+def called(url: str | None, model: str) -> str:
+    """The `host:port` at which an engine is reached, with the path where that is more than `/v1`; of one without a URL,
+    its model's name. No credentials.
+    """
+    if url is None:
+        return model
+    parts = urlsplit(url)
+    return parts.netloc.rpartition("@")[2] + parts.path.removesuffix("/v1")

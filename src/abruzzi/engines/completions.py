@@ -4,9 +4,7 @@ written.
 
 from __future__ import annotations
 
-import asyncio
 import http.client
-import io
 import json
 import urllib.error
 import urllib.request
@@ -14,13 +12,12 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from abruzzi.engines.base import Capabilities, Piece, SamplingParams
+from abruzzi.engines.http import BrokenOff, Client, Silence, Unreachable
 from abruzzi.engines.output import Events, Output
 from abruzzi.engines.refusal import refusal
-from abruzzi.engines.sessions import Attempt, Sessions
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.errors import EngineError, EngineTimeout, EngineUnavailable, RequestError
 from abruzzi.protocol.prompt import Prompt
@@ -30,12 +27,13 @@ from abruzzi.protocol.variants import Variant
 _CONNECT_SECONDS = 5.0
 # The longest silence that still counts as work: a long prompt is read before the first token comes.
 _SILENCE_SECONDS = 600.0
-# How long the end of a response is waited for behind its last event, so that its connection can be used again.
-_LINGER_SECONDS = 0.2
 # Engines that are asked for no limit stop at 16 tokens, as the first of OpenAI's did.
 _MAX_TOKENS = 4096
 _LEAST_TOKENS = 256
-_JSON = {"Content-Type": "application/json"}
+# Past the environment's proxies, as every other request to an engine goes.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+# Bytes of an answer that comes whole.
+_MAX_WHOLE = 64 << 20
 
 
 class CompletionsEngine:
@@ -50,18 +48,22 @@ class CompletionsEngine:
         context_length: int | None = None,
         tokenizer: Tokenizer | None = None,
         timeout: float | None = None,
+        api_key: str | None = None,
     ) -> None:
         """`base_url` ends in `/v1`. `tokenizer` is for counting. `timeout`: seconds of silence after which a completion
-        is given up, 600 when left out.
+        is given up, 600 when left out. `api_key` is the one that the engine asks for.
         """
         self.capabilities = Capabilities(
             model=model, variant=variant, constrains=False, context_length=context_length, counter=tokenizer
         )
         self.url = base_url
-        self._silence = timeout or _SILENCE_SECONDS
         self._trouble: str | None = None
-        self._sessions = Sessions(connect_seconds=_CONNECT_SECONDS, read_seconds=self._silence)
-        self._fresh = Sessions(connect_seconds=_CONNECT_SECONDS, read_seconds=self._silence, keeps=False)
+        self._client = Client(
+            base_url,
+            connect_seconds=_CONNECT_SECONDS,
+            silence_seconds=timeout or _SILENCE_SECONDS,
+            headers=() if api_key is None else (("authorization", f"Bearer {api_key}"),),
+        )
 
     async def complete(
         self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None
@@ -69,67 +71,42 @@ class CompletionsEngine:
         """Continue the prompt; `grammar` is left to the checks that follow."""
         url, output = f"{self.url}/completions", Output(params)
         try:
-            response = await self._post(url, self._body(prompt, params))
+            response = await self._client.post("/completions", self._body(prompt, params))
             self._trouble = None
             try:
-                content = response.content
                 if response.status != 200:
-                    async with asyncio.timeout(self._silence):
-                        raise refusal(url, response.status, await response.text(errors="replace"))
-                if response.content_type == "application/json":  # it doesn't stream, or is in trouble
-                    async with asyncio.timeout(self._silence):
-                        whole = await response.read()
-                    for piece in output.pieces(iter((whole,))):
+                    said = await response.rest(_MAX_WHOLE)
+                    wait = response.headers.get(b"retry-after", b"").decode("latin-1")
+                    raise refusal(url, response.status, said.decode(errors="replace"), wait)
+                if response.headers.get(b"content-type", b"").startswith(b"application/json"):
+                    whole = await response.rest(_MAX_WHOLE)  # it doesn't stream, or is in trouble
+                    for piece in output.pieces((whole,)):
                         yield piece
                 else:
                     events = Events()
                     received = b"\n"
                     while received and not output.over:
-                        received = await content.readany()
+                        received = await response.read()
                         for piece in output.pieces(events.feed(received or b"\n")):  # the last line may have no end
                             yield piece
-                    await _linger(content)
-            except aiohttp.ClientError:
+            except (BrokenOff, Silence):
                 if not output.has_ended:
                     raise
             finally:
-                response.close()  # nothing where it was read to its end; else the engine is to stop at once
+                response.close(lingers=output.over)
             yield output.last()
-        except aiohttp.ClientConnectorError as error:
-            reason = getattr(error, "strerror", None) or error
-            self._trouble = f"nothing answers at {self.url}: {reason}"
+        except Unreachable as error:
+            self._trouble = f"nothing answers at {self.url}: {error}"
             raise EngineUnavailable(self._trouble) from error
-        except aiohttp.ConnectionTimeoutError as error:
-            self._trouble = f"nothing answers at {self.url} within {_CONNECT_SECONDS:g} s"
-            raise EngineUnavailable(self._trouble) from error
-        except TimeoutError as error:
-            raise EngineTimeout(f"{url} said nothing for {self._silence:g} s") from error
-        except aiohttp.ClientPayloadError as error:
-            raise EngineError(f"{url} broke off: the connection ended before the answer did") from error
-        except (aiohttp.ClientError, ConnectionError) as error:
-            raise EngineError(f"{url} broke off: {error or type(error).__name__}") from error
+        except Silence as error:
+            raise EngineTimeout(f"{url} {error}") from error
+        except BrokenOff as error:
+            raise EngineError(f"{url} broke off: {error}") from error
 
     def health(self) -> list[dict[str, Any]]:
         """How it was when it was asked last: `url`, `model`, `status` (ok, sick) and its last `error`."""
         status = "ok" if self._trouble is None else "sick"
         return [{"url": self.url, "model": self.capabilities.model, "status": status, "error": self._trouble}]
-
-    async def _post(self, url: str, body: bytes) -> aiohttp.ClientResponse:
-        """The response, as soon as its head is there. A connection that had been kept may be given up by the engine
-        just as it is used: then the request goes out once more, on a new one.
-        """
-        for sessions in (self._sessions, self._fresh):
-            session, attempt = await sessions.get(), Attempt()
-            # A redirect leads to another server than the one that was named.
-            options: Any = {"headers": _JSON, "allow_redirects": False, "trace_request_ctx": attempt}
-            try:
-                return await session.post(url, data=io.BytesIO(body), **options)
-            except aiohttp.ClientConnectorError:
-                raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if not attempt.reuses:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
 
     def _body(self, prompt: Prompt, params: SamplingParams) -> bytes:
         text = str(prompt)
@@ -141,6 +118,13 @@ class CompletionsEngine:
             "top_p": params.top_p,
             "seed": params.seed,
             "logprobs": params.logprobs,
+            "frequency_penalty": params.frequency_penalty,
+            "presence_penalty": params.presence_penalty,
+            # Not OpenAI's: what knows only its fields refuses these, or does nothing about them.
+            "repetition_penalty": params.repetition_penalty,
+            "top_k": params.top_k,
+            "min_p": params.min_p,
+            "logit_bias": {str(id): bias for id, bias in params.logit_bias} or None,
             "stop": [prompt.variant.turn_end, *params.stop],
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -164,17 +148,7 @@ class CompletionsEngine:
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; others' end with their loops."""
-        await self._sessions.aclose()
-        await self._fresh.aclose()
-
-
-async def _linger(content: aiohttp.StreamReader) -> None:
-    try:
-        async with asyncio.timeout(_LINGER_SECONDS):
-            while await content.readany():
-                pass
-    except TimeoutError:
-        pass
+        await self._client.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +159,13 @@ class Served:
     context_length: int | None = None
 
 
-def served(base_url: str, model: str | None = None) -> Served:
+def served(base_url: str, model: str | None = None, api_key: str | None = None) -> Served:
     """The model of this name, or the first that the server lists. Blocks. EngineUnavailable: it lists none."""
+    request = urllib.request.Request(f"{base_url}/models")
+    if api_key is not None:
+        request.add_unredirected_header("Authorization", f"Bearer {api_key}")
     try:
-        with urllib.request.urlopen(f"{base_url}/models", timeout=_CONNECT_SECONDS) as response:
+        with _DIRECT.open(request, timeout=_CONNECT_SECONDS) as response:
             listed = json.load(response)["data"]
             found = next((one for one in listed if one["id"] == model), None)
             if model is not None and found is None:

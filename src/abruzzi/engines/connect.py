@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -19,6 +20,10 @@ from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import K2, Variant, variant_named, variant_of_model
 
 EMBEDDED = "embedded"
+_SUCH_AS = "http://localhost:8000/v1"
+_KEY = re.compile(r"[!-~]+")
+_USER = re.compile(r"^([a-z]+://)?.*@", re.IGNORECASE | re.DOTALL)
+_QUERY = re.compile(r"([?#]).*", re.DOTALL)
 logger = logging.getLogger(__name__)
 
 
@@ -29,6 +34,7 @@ def connect(
     variant: str | None = None,
     tokenizer: str | Path | None = None,
     timeout: float | None = None,
+    api_key: str | None = None,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Engine:
@@ -39,19 +45,25 @@ def connect(
     name of known weights or a path to a GGUF file. `variant` is the format that a served model speaks; without it the
     model's name tells, or it is `k2`. `tokenizer` is the folder of a served K2's `tiktoken.model`: with it tokens are
     counted where the engine doesn't. `timeout`: seconds of a served engine's silence after which it is given up, 600
-    when left out. `progress` hears of a download.
+    when left out. `api_key` is sent to each served engine (`Authorization: Bearer`). `progress` hears of a download.
 
     Blocks while weights are fetched and loaded, about a second when they are cached. Of several engines, one must
-    answer. Raises EngineUnavailable, and RequestError for an unknown variant, for a Kimi K3 and for engines that serve
-    different models.
+    answer. Raises EngineUnavailable, and RequestError for an unknown variant, for a Kimi K3, for a key that no header
+    can hold and for engines that serve different models.
     """
     urls = [engine] if isinstance(engine, str) else list(engine)
     if len(urls) != 1 or urls[0].startswith(("http://", "https://")):
         if timeout is not None and not timeout > 0:
             raise RequestError(f"expected seconds of silence, got {timeout}", "timeout")
+        if api_key is not None and not _KEY.fullmatch(api_key):
+            raise RequestError(
+                "expected an engine's key of printable ASCII without spaces, got another text", "api_key"
+            )
         vocabulary = None if tokenizer is None else Tokenizer.from_folder(tokenizer)
-        return _served(list(dict.fromkeys(map(_base_url, urls))), model, variant, vocabulary, timeout)
+        return _served(list(dict.fromkeys(map(_base_url, urls))), model, variant, vocabulary, timeout, api_key)
     (engine,) = urls
+    if api_key is not None:
+        raise RequestError("expected no engine's key: the embedded engine asks for none", "api_key")
     if tokenizer is not None:
         raise RequestError("expected no tokenizer: the embedded model has its own", "tokenizer")
     if variant is not None:
@@ -59,7 +71,7 @@ def connect(
     if threads < 1:
         raise EngineUnavailable(f"expected at least one thread, got {threads}")
     if engine != EMBEDDED:
-        raise EngineUnavailable(f"expected {EMBEDDED!r} or a URL such as http://localhost:8000/v1, got {engine!r}")
+        raise EngineUnavailable(f"expected {EMBEDDED!r} or a URL such as {_SUCH_AS}, got {_shown(engine)!r}")
     path, weights = _weights(model, progress or (lambda *_: None))
     # The adapter was trained on these very weights; on others it would be noise.
     adapter = Path(str(files("abruzzi.engines.local") / "adapter.gguf")) if weights is SMOLLM2 else None
@@ -74,28 +86,45 @@ def connect(
 
 
 def _base_url(url: str) -> str:
-    """The URL with `/v1` at its end."""
+    """The URL with `/v1` at its end. It is shown in errors, logs and `/health`, and so must hold no secret."""
+    if "@" in url:
+        raise EngineUnavailable(
+            f"expected a URL without a user name and password, got {_shown(url)!r}: give the engine's key as api_key "
+            "(--engine-key-file FILE or ABRUZZI_ENGINE_KEY)"
+        )
+    if "?" in url or "#" in url:
+        raise EngineUnavailable(f"expected a URL without a query or fragment, such as {_SUCH_AS}, got {_shown(url)!r}")
     try:
         parts = urlsplit(url)
         is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is none, half an IPv6 address
         is_one = False
     if not is_one:
-        raise EngineUnavailable(f"expected a URL such as http://localhost:8000/v1, got {url!r}")
+        raise EngineUnavailable(f"expected a URL such as {_SUCH_AS}, got {url!r}")
     base_url = url.rstrip("/")
     return base_url if base_url.endswith("/v1") else f"{base_url}/v1"
 
 
+def _shown(url: str) -> str:
+    """Without what may be a secret: all before an `@`, and all of a query or fragment."""
+    return _QUERY.sub(r"\1...", _USER.sub(lambda found: f"{found[1] or ''}...@", url))
+
+
 def _served(
-    urls: Sequence[str], model: str | None, variant: str | None, tokenizer: Tokenizer | None, timeout: float | None
+    urls: Sequence[str],
+    model: str | None,
+    variant: str | None,
+    tokenizer: Tokenizer | None,
+    timeout: float | None,
+    api_key: str | None,
 ) -> Engine:
     """The engine at these URLs. A single one that is named isn't asked for what it serves, and may come up later."""
     found: list[Served | EngineUnavailable]
     if len(urls) == 1:
-        found = [served(urls[0]) if model is None else Served(model)]
+        found = [served(urls[0], None, api_key) if model is None else Served(model)]
     else:
         with ThreadPoolExecutor(min(32, len(urls) or 1)) as threads:
-            found = list(threads.map(lambda url: _asked(url, model), urls))
+            found = list(threads.map(lambda url: _asked(url, model, api_key), urls))
     answering = [one for one in found if isinstance(one, Served)]
     if not answering:
         down = "; ".join(map(str, found)) or "none is named"
@@ -115,6 +144,7 @@ def _served(
                 context_length=what.context_length,
                 tokenizer=tokenizer,
                 timeout=timeout,
+                api_key=api_key,
             )
         )
     if len(engines) == 1:
@@ -126,9 +156,9 @@ def _served(
     return pool
 
 
-def _asked(url: str, model: str | None) -> Served | EngineUnavailable:
+def _asked(url: str, model: str | None, api_key: str | None) -> Served | EngineUnavailable:
     try:
-        return served(url, model)
+        return served(url, model, api_key)
     except EngineUnavailable as error:
         return error
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from abruzzi.engines.base import Piece, SamplingParams, Usage
-from abruzzi.engines.refusal import words
+from abruzzi.engines.refusal import Failed, words
 from abruzzi.protocol.errors import EngineError
 
 # Bytes of one line: engines that give all at once write up to a million characters, each six bytes as `\\uXXXX`.
@@ -27,22 +27,20 @@ class Events:
         self._begun: list[bytes] = []
         self._length = 0
 
-    def feed(self, received: bytes) -> Iterator[bytes]:
+    def feed(self, received: bytes) -> Sequence[bytes]:
         """The data of the events that are whole by now."""
         if b"\n" not in received:
             self._begun.append(received)
             self._length += len(received)
             if self._length > _MAX_LINE:
                 raise EngineError(f"the engine wrote a line of more than {_MAX_LINE:,} bytes")
-            return
+            return ()
         if self._begun:
             received = b"".join((*self._begun, received))
         lines = received.split(b"\n")
         last = lines.pop()
         self._begun, self._length = [last] if last else [], len(last)
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
+        return [line[5:].strip() for line in lines if line.startswith(b"data:")]
 
 
 class _Details(msgspec.Struct, gc=False):
@@ -65,7 +63,7 @@ class _Choice(msgspec.Struct, gc=False):
     logprobs: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     choices: Sequence[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
@@ -92,7 +90,7 @@ class Output:
         """Whether a `finish_reason` has come."""
         return self._reason is not None
 
-    def pieces(self, events: Iterator[bytes]) -> Iterator[Piece]:
+    def pieces(self, events: Iterable[bytes]) -> Iterator[Piece]:
         """What the events say, but for the last piece. Raises EngineError for what is no chunk, and for an error."""
         texts: list[str] = []
         alone = self._params.logprobs is not None
@@ -103,7 +101,7 @@ class Output:
                     break
                 chunk = _read(data)
                 if chunk.error is not None or chunk.object == "error":
-                    raise EngineError(f"the engine failed: {words(data.decode(errors='replace'))}")
+                    raise Failed(f"the engine failed: {words(data.decode(errors='replace'))}")
                 if chunk.usage is not None:
                     self._usage = _counted(chunk.usage)
                 for choice in chunk.choices or ():
@@ -129,7 +127,7 @@ class Output:
         if self._reason is None:
             raise EngineError("the engine ended its stream without a finish_reason")
         if self._reason in _GIVEN_UP:
-            raise EngineError(f"the engine gave the completion up: its finish_reason is {self._reason}")
+            raise Failed(f"the engine gave the completion up: its finish_reason is {self._reason}")
         told = self._stop if isinstance(self._stop, str) and self._stop in self._params.stop else None
         return Piece(finish_reason="length" if self._reason == "length" else "stop", usage=self._usage, stop=told)
 

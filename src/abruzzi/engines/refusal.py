@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
-from abruzzi.protocol.errors import AbruzziError, EngineError, EngineTimeout, EngineUnavailable, RequestError
+from abruzzi.protocol.errors import AbruzziError, EngineError, EngineTimeout, EngineUnavailable, PromptTooLong
 
 _SHOWN = 500
+# Seconds: whoever asks to be left alone for longer is asked again all the same.
+_LONGEST_WAIT = 3600.0
 # How engines say that a prompt, or a prompt and its max_tokens, is longer than what the model reads: vLLM, SGLang,
 # TensorRT-LLM, llama.cpp, OpenAI.
 _TOO_LONG = re.compile(
@@ -21,20 +25,39 @@ _TOO_LONG = re.compile(
 class Refused(EngineError):
     """The engine won't take this request. It is well, and others of its kind would say the same."""
 
+    code = "engine_refused"
 
-def refusal(url: str, status: int, body: str) -> AbruzziError:
-    """What an answer that isn't 200 comes to."""
+
+class Failed(EngineError):
+    """The engine is there, and failed at this request. Whose fault that is, another engine or another request tells."""
+
+
+def refusal(url: str, status: int, body: str, retry_after: str = "") -> AbruzziError:
+    """What an answer that isn't 200 comes to. `retry_after`: its header of that name."""
     said = words(body)
     told = f"{url} answered {status}: {said}"
     if status in (400, 413, 422):
         if _TOO_LONG.search(body):
-            return RequestError(f"the conversation doesn't fit the engine: {said}", "messages")
+            return PromptTooLong(f"the conversation doesn't fit the engine: {said}")
         return Refused(told)
     if status in (429, 503):
-        return EngineUnavailable(told)
+        return EngineUnavailable(told, seconds_of(retry_after))
     if status in (408, 504):
         return EngineTimeout(told)
-    return EngineError(told)
+    return Failed(told)
+
+
+def seconds_of(retry_after: str) -> float | None:
+    """How long a `Retry-After`, seconds or a date, asks to wait. None where it says nothing that makes sense."""
+    value = retry_after.strip()
+    try:
+        if value.isascii() and value.isdigit():
+            seconds = float(value)
+        else:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, OverflowError, OSError):
+        return None
+    return min(max(0.0, seconds), _LONGEST_WAIT)
 
 
 def words(body: str) -> str:

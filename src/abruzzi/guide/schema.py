@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,8 +15,10 @@ import msgspec
 from abruzzi.guide.document import DATA, NAMED, escaped, schemas_in, validator_of
 from abruzzi.guide.matcher import Matcher
 from abruzzi.guide.node import Schema, Unsatisfiable
+from abruzzi.guide.plain import is_plain
 from abruzzi.guide.strict import check_strict
 from abruzzi.protocol.errors import RequestError
+from abruzzi.protocol.kept import made_of
 from abruzzi.protocol.messages import Tool
 from abruzzi.protocol.remembered import Remembered
 
@@ -25,12 +28,31 @@ _SHOWN = 300
 
 
 class Arguments:
-    """What the arguments of a tool may be. Made by `compile`."""
+    """What the arguments of a tool may be. Made by `compile`, and made ready when they are first asked about."""
 
-    def __init__(self, schema: Mapping[str, Any], validator: jsonschema_rs.Validator) -> None:
-        """Raises ValueError for a schema that can't be used: Unsatisfiable for one that no object satisfies."""
-        self._validator = validator
-        self._schema = Schema(_of_its_draft(schema))
+    def __init__(self, text: bytes) -> None:
+        """`text`: the schema, as JSON."""
+        self._text = text
+        self._made: tuple[Schema, jsonschema_rs.Validator] | None = None
+
+    def ready(self) -> tuple[Schema, jsonschema_rs.Validator]:
+        """What arguments are read against, and asked of when they are whole. Raises _Unfit for a schema that can't be
+        used.
+        """
+        if self._made is None:  # two threads may both make it, and either's will do
+            schema = _read(msgspec.json.decode(self._text))
+            validator = _validator(schema)
+            try:
+                self._made = Schema(_of_its_draft(schema)), validator
+            except ValueError as error:
+                path = error.path if isinstance(error, Unsatisfiable) else ""
+                raise _Unfit(path, f"can't be used: {error}") from None
+        return self._made
+
+    @property
+    def schema(self) -> Schema:
+        """What they are read against."""
+        return self.ready()[0]
 
     def fault(self, text: str) -> str | None:
         """What is wrong with these arguments, and where, or None when they are what the schema asks for."""
@@ -43,7 +65,7 @@ class Arguments:
         if not isinstance(value, dict):
             return f"expected an object of arguments, got {text[:_SHOWN]}"
         try:
-            self._validator.validate(value)
+            self.ready()[1].validate(value)
         except jsonschema_rs.ValidationError as error:
             return f"{error.message[:_SHOWN]} (at ${_dotted(error.instance_path)})"
         except ValueError as error:  # a number that no float holds, a reference that leads nowhere
@@ -52,7 +74,7 @@ class Arguments:
 
     def matcher(self) -> Matcher:
         """A reader of their text, from its beginning."""
-        return Matcher(self._schema, self.fault)
+        return Matcher(self.schema, self.fault)
 
 
 class Schemas(Mapping[str, Arguments]):
@@ -60,14 +82,7 @@ class Schemas(Mapping[str, Arguments]):
 
     def __init__(self, tools: Sequence[Tool]) -> None:
         """Raises RequestError for two tools of one name and for parameters that are no JSON Schema of an object."""
-        self._arguments: dict[str, Arguments] = {}
-        for i, tool in enumerate(tools):
-            if tool.name in self._arguments:
-                raise RequestError(f"two tools are called {tool.name!r}", f"tools[{i}].function.name")
-            where = f"tools[{i}].function.parameters"
-            if tool.strict and tool.parameters is not None:
-                check_strict(tool.parameters, where)
-            self._arguments[tool.name] = compile(tool.parameters, name=tool.name, where=where)
+        self._arguments = made_of(tools, _compiled_by_name)
 
     def __getitem__(self, name: str) -> Arguments:
         return self._arguments[name]
@@ -83,6 +98,18 @@ class Schemas(Mapping[str, Arguments]):
         return self._arguments[name].fault(arguments)
 
 
+def _compiled_by_name(tools: Sequence[Tool]) -> dict[str, Arguments]:
+    found: dict[str, Arguments] = {}
+    for i, tool in enumerate(tools):
+        if tool.name in found:
+            raise RequestError(f"two tools are called {tool.name!r}", f"tools[{i}].function.name")
+        where = f"tools[{i}].function.parameters"
+        if tool.strict and tool.parameters is not None:
+            check_strict(tool.parameters, where)
+        found[tool.name] = compile(tool.parameters, name=tool.name, where=where)
+    return found
+
+
 def compile(schema: Mapping[str, Any] | None, *, name: str = "the tool", where: str = "parameters") -> Arguments:
     """What a tool's arguments may be; None stands for a tool without parameters.
 
@@ -91,16 +118,13 @@ def compile(schema: Mapping[str, Any] | None, *, name: str = "the tool", where: 
     """
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}
-    if not isinstance(schema, Mapping | None):
+    if schema is not None and not isinstance(schema, Mapping):
         raise RequestError(
             f"the schema of {name!r} is no JSON Schema: expected an object, got {schema!r}"[:_SHOWN], where
         )
     try:
-        text = msgspec.json.encode(NO_ARGUMENTS if schema is None else schema)
-        # It writes what is no JSON, too: null for NaN, a list for a set.
-        if schema is not None and msgspec.json.decode(text) != schema and (found := _no_json(schema, "")) is not None:
-            raise _Unfit(found[0], f"is no JSON: {found[1]}")
-        return _compiled(text)
+        schema = NO_ARGUMENTS if schema is None else schema
+        return _compiled(_key(schema), schema)
     except _Unfit as error:
         path, message = error.args
         raise RequestError(f"the schema of {name!r} {message}", where + path) from None
@@ -126,14 +150,25 @@ class _Unfit(Exception):
     """A path and what is wrong there."""
 
 
-def _made(text: bytes) -> Arguments:
-    schema = _read(json.loads(text))
-    validator = _validator(schema)
+def _key(schema: Any) -> bytes:
+    """The schema as bytes, in which values of different types differ, be they JSON or not."""
     try:
-        return Arguments(schema, validator)
-    except ValueError as error:
-        path = error.path if isinstance(error, Unsatisfiable) else ""
-        raise _Unfit(path, f"can't be used: {error}") from None
+        return marshal.dumps(schema, 2)  # version 2 has no references, so that equal values have equal bytes
+    except ValueError:  # something of a class of its own
+        if (found := _no_json(schema, "")) is not None:
+            raise _Unfit(found[0], f"is no JSON: {found[1][:_SHOWN]}") from None
+        return marshal.dumps(msgspec.json.decode(msgspec.json.encode(schema)), 2)
+
+
+def _made(key: bytes, schema: Mapping[str, Any]) -> Arguments:
+    text = msgspec.json.encode(schema)
+    # It writes what is no JSON, too: null for NaN, a list for a set.
+    if msgspec.json.decode(text) != schema and (found := _no_json(schema, "")) is not None:
+        raise _Unfit(found[0], f"is no JSON: {found[1]}")
+    arguments = Arguments(text)
+    if not is_plain(text):
+        arguments.ready()  # to see whether it can be
+    return arguments
 
 
 # By content: an agent sends the same tools with every request. A schema made ready takes some ten times its text.

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from abruzzi.protocol.markers import ARGUMENT_BEGIN, CALL_BEGIN, CALL_END, SECTION_BEGIN, SECTION_END
 from abruzzi.protocol.messages import Tool
 from abruzzi.protocol.references import alternatives, united
@@ -15,11 +17,34 @@ from abruzzi.protocol.typescript import typescript_declaration
 # description and no more than this many characters of it.
 _TOOL_DESCRIPTION = 160
 _PARAMETER_DESCRIPTION = 80
+_exactly = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+_fast = msgspec.json.Encoder(order="sorted").encode
 
 
 def json_declaration(tools: Sequence[Tool]) -> str:
     """K2's form: the OpenAI tool list as compact JSON, keys sorted at every depth."""
-    return json.dumps([tool.to_openai() for tool in tools], ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    # One by one: where there are thousands, others are served in between.
+    return f"[{','.join([_json(tool.to_openai()) for tool in tools])}]"
+
+
+def _json(value: Any) -> str:
+    """The value as Python's own encoder writes it. The fast one writes large and small floats in another way, and what
+    is no JSON.
+    """
+    try:
+        text = _fast(value)
+        if _without_floats(text) == value:
+            return text.decode()
+    except (ValueError, TypeError, OverflowError):
+        pass
+    return _exactly(value)
+
+
+def _refuse(number: str) -> Any:
+    raise ValueError(number)
+
+
+_without_floats = msgspec.json.Decoder(float_hook=_refuse).decode
 
 
 def typescript_or_json(tools: Sequence[Tool]) -> str:

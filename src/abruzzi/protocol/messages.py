@@ -7,6 +7,7 @@ They carry the fields of OpenAI's chat API, and those that its kin have added (`
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from abruzzi.protocol.events import (
     ToolCallBegin,
     ToolCallEnd,
 )
+from abruzzi.protocol.kept import Kept
 
 Role = Literal["system", "user", "assistant", "tool"]
 # OpenAI renamed `system` to `developer` for its reasoning models; K2 knows one role for both.
@@ -33,6 +35,8 @@ _ROLES: Mapping[str, Role] = {
     "assistant": "assistant",
     "tool": "tool",
 }
+# What no name of a tool may hold.
+_UNFIT = re.compile(r"[\s<>\[\]]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class Tool:
         name = function.get("name")
         if not isinstance(name, str) or not name:
             raise RequestError("expected the function's name, a non-empty string", f"{where}.function.name")
-        if any(c.isspace() or c in "<>[]" for c in name):
+        if _UNFIT.search(name):
             raise RequestError(
                 f"the name {name!r} holds white space or one of < > [ ], which K2's format can't carry",
                 f"{where}.function.name",
@@ -84,6 +88,10 @@ class Tool:
             if value is not None:
                 function[key] = value
         return {"type": "function", "function": function}
+
+
+class Tools(Kept, tuple[Tool, ...]):
+    """A request's tools, which nobody changes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,8 +118,12 @@ def joined(parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(whole[:-1])
 
 
-# What may spell a control token: all that we know look like `<|...|>`, `<think>` or `[EOS]`.
-_SPELLING = re.compile(r"([<\[])(\u200b*)(\|[a-z0-9_]{1,40}\|>|/?think>|[A-Z]{3}\])")
+# What may spell a control token: all that we know look like `<|...|>`, `<think>` or `[EOS]`. Each pattern begins with a
+# single character, for which a text is looked through fast.
+_SPELLINGS = (
+    re.compile(r"(<)(\u200b*)(\|[a-z0-9_]{1,40}\|>|/?think>)"),
+    re.compile(r"(\[)(\u200b*)([A-Z]{3}\])"),
+)
 
 
 def escape(text: str, variant: Variant) -> str:
@@ -131,7 +135,10 @@ def escape(text: str, variant: Variant) -> str:
     def broken(found: re.Match[str]) -> str:
         return f"{found[1]}\u200b{found[2]}{found[3]}" if variant.reserves(found[1] + found[3]) else found[0]
 
-    return _SPELLING.sub(broken, text) if "<" in text or "[" in text else text
+    if "<" in text or "[" in text:
+        for spelling in _SPELLINGS:
+            text = spelling.sub(broken, text)
+    return text
 
 
 # The end of a text that may go on to spell one.
@@ -168,7 +175,10 @@ def unescape(text: str, variant: Variant) -> str:
     def mended(found: re.Match[str]) -> str:
         return f"{found[1]}{found[2][1:]}{found[3]}" if variant.reserves(found[1] + found[3]) else found[0]
 
-    return _SPELLING.sub(mended, text) if "\u200b" in text else text
+    if "\u200b" in text:
+        for spelling in _SPELLINGS:
+            text = spelling.sub(mended, text)
+    return text
 
 
 # The end of a text that may go on to a broken spelling.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.history import canonical
+from abruzzi.protocol.kept import Kept, made_of
 from abruzzi.protocol.markers import (
     ARGUMENT_BEGIN,
     CALL_BEGIN,
@@ -19,11 +19,9 @@ from abruzzi.protocol.markers import (
     THINK_END,
 )
 from abruzzi.protocol.messages import Message, Role, Tool, as_messages, as_tools
-from abruzzi.protocol.prompt import Control, Prompt, joined
+from abruzzi.protocol.prompt import Control, Prompt, escape, joined
+from abruzzi.protocol.remembered import Remembered
 from abruzzi.protocol.variants import Variant, variant_named
-
-# How many tool lists are remembered with their declaration. An agent sends the same one with every request.
-_DECLARATIONS = 64
 
 
 def render(
@@ -100,6 +98,18 @@ def render_prompt(
     return Prompt(joined(parts), row, len(history.client_ids), history.client_ids)
 
 
+def begun_turn(message: Message, row: Variant, *, thinking: bool | None = None) -> str:
+    """What is written already of the answer, for `Prompt.going_on`: the text that the client wants it to begin with.
+
+    A model that thinks is past that by then. No text spells a control token.
+    """
+    text = escape(message.content or "", row)
+    if not row.thinks or (row.opens_thinking and thinking is False):
+        return text
+    opening = "" if row.opens_thinking else THINK_BEGIN
+    return f"{opening}{escape(message.reasoning_content or '', row)}{THINK_END}{text}"
+
+
 def _first_unanswered(messages: Sequence[Message]) -> int:
     """Where the turns begin that follow the last answer without calls: what was thought before has served."""
     for i in range(len(messages) - 1, -1, -1):
@@ -111,34 +121,42 @@ def _first_unanswered(messages: Sequence[Message]) -> int:
 def _declaration(row: Variant, tools: Sequence[Tool]) -> str:
     """The declaration of the tools, which is remembered: by their content, for a client may change its objects."""
     try:
-        return _declared(row.declare, _ToolList(tools))
+        if isinstance(tools, Kept):
+            return made_of(tools, row.declare)
+        return _declared(_Content(row.declare, tools), tools)
     except (RecursionError, TypeError, ValueError) as error:
         raise RequestError(
             f"expected schemas of JSON values, less than some hundred levels deep: {error}", "tools"
         ) from None
 
 
-class _ToolList:
-    """Tools that are equal when they say the same in the same order, whatever objects they are."""
+class _Content:
+    """What is to be declared, and how: equal where tools say the same in the same order, whatever objects they are."""
 
-    __slots__ = ("_key", "tools")
+    __slots__ = ("_key", "declare")
 
-    def __init__(self, tools: Sequence[Tool]) -> None:
-        self.tools = tools
+    def __init__(self, declare: Callable[[Sequence[Tool]], str], tools: Sequence[Tool]) -> None:
+        self.declare = declare
         # Version 2 of the format has no references, so that equal values have equal bytes. It is five times as fast as
         # JSON, which the declaration itself may be.
         self._key = marshal.dumps([(tool.name, tool.description, tool.parameters, tool.strict) for tool in tools], 2)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ToolList) and self._key == other._key
+        return isinstance(other, _Content) and self.declare == other.declare and self._key == other._key
 
     def __hash__(self) -> int:
         return hash(self._key)
 
+    def __len__(self) -> int:
+        return len(self._key)
 
-@lru_cache(maxsize=_DECLARATIONS)
-def _declared(declare: Callable[[Sequence[Tool]], str], tools: _ToolList) -> str:
-    return declare(tools.tools)
+
+def _made(content: _Content, tools: Sequence[Tool]) -> str:
+    return content.declare(tools)
+
+
+# An agent sends the same tools with every request.
+_declared = Remembered(_made, most=16 << 20)
 
 
 def _message(parts: list[str], row: Variant, message: Message, *, keeps_reasoning: bool) -> None:

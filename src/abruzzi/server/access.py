@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -15,6 +16,11 @@ from abruzzi.server.settings import Settings, is_loopback
 # What a header can carry, and a list with commas.
 _KEY = re.compile(r"[!-+\--~]+")
 _HOST = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::\d*)?")
+_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_.])?")
+# Browsers' extensions and desktop applications have schemes of their own.
+_ORIGIN = re.compile(
+    rf"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:{_NAME.pattern}|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{{1,5}}))?"
+)
 # Open to everybody, so that a load balancer can ask; and those that are on a server which only this machine can reach.
 _OPEN = frozenset({"/health"})
 _OPEN_ON_LOOPBACK = frozenset({"/health", "/metrics", "/"})
@@ -27,8 +33,8 @@ class Access:
         self._digests = tuple(sha256(key.encode()).digest() for key in settings.api_keys)
         self._is_loopback = settings.is_loopback
         self._open = _OPEN_ON_LOOPBACK if self._is_loopback else _OPEN
-        self._hosts = frozenset(name.lower() for name in (settings.host, *settings.allow_hosts))
-        self._origins = frozenset(settings.allow_origins)
+        self._hosts = frozenset((settings.host.lower(), *map(host_of, settings.allow_hosts)))
+        self._origins = frozenset(map(origin_of, settings.allow_origins))
 
     def admit(self, headers: Mapping[bytes, bytes], path: str) -> bytes | None:
         """The digest of the caller's key, or None for one who needs no key. Raises NoKey, NotFromHere."""
@@ -102,23 +108,71 @@ class Access:
         return name in self._hosts or is_loopback(name)
 
 
-def keys_of(given: Sequence[str], file: Path | None, listed: str) -> tuple[str, ...]:
-    """All keys: those that were given, those of a file (one a line, # begins a comment), and a list with commas.
+def keys_of(given: Sequence[str], file: Path | None, listed: str | None) -> tuple[str, ...]:
+    """All keys: those that were given, those of a file, and those that ABRUZZI_API_KEYS lists with commas between them.
 
-    Raises RequestError for what can't be a key, or a file of keys. The message doesn't hold any.
+    Raises RequestError for what can't be a key, a file of keys, or a list of them: who means to have keys and has none
+    would serve everybody. The message doesn't hold any.
     """
-    keys = list(given)
-    if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"can't read API keys from {file}: {getattr(error, 'strerror', error)}") from None
-        found = [key for line in lines if (key := line.partition("#")[0].strip())]
+    keys = [*given, *(keys_in(file) if file is not None else ())]
+    if listed is not None:
+        found = [key for one in listed.split(",") if (key := one.strip())]
         if not found:
-            raise RequestError(f"expected API keys in {file}, one a line: there is none")
+            raise RequestError("expected API keys in ABRUZZI_API_KEYS, got none: unset it where there are to be none")
         keys += found
-    keys += [key for one in listed.split(",") if (key := one.strip())]
-    for number, key in enumerate(keys, 1):
-        if not _KEY.fullmatch(key):
-            raise RequestError(f"API key {number} is none: expected ASCII characters without spaces and commas")
-    return tuple(keys)
+    return tuple(check_key(key, f"API key {number}") for number, key in enumerate(keys, 1))
+
+
+def keys_in(file: Path) -> list[str]:
+    """What stands in a file of keys: one a line, # begins a comment. Raises RequestError where there is none."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"can't read API keys from {file}: {getattr(error, 'strerror', error)}") from None
+    found = [key for line in lines if (key := line.partition("#")[0].strip())]
+    if not found:
+        raise RequestError(f"expected API keys in {file}, one a line: there is none")
+    return found
+
+
+def check_key(key: str, name: str) -> str:
+    """The key, if it can be one. Raises RequestError with its name."""
+    if not _KEY.fullmatch(key):
+        raise RequestError(f"{name} is none: expected ASCII characters without spaces and commas")
+    return key
+
+
+def origin_of(text: str) -> str:
+    """An origin as browsers send it, or `*` for all of them. Raises RequestError for what no browser sends."""
+    origin = text.lower()
+    found = _ORIGIN.fullmatch(origin)
+    if origin != "*" and (found is None or not _is_port(found["port"])):
+        raise RequestError(
+            "expected an origin such as https://ui.example or http://localhost:3000, without a path, or *,"
+            f" got {text!r}"
+        )
+    default = {"http": ":80", "https": ":443"}.get(found["scheme"]) if found else None  # those are never sent
+    return origin.removesuffix(default) if default else origin
+
+
+def host_of(text: str) -> str:
+    """A name as the Host header has it, without a port. Raises RequestError for what is none."""
+    name = text.lower()
+    bare = name.removeprefix("[").removesuffix("]")
+    if not _NAME.fullmatch(name) and not (":" in bare and _is_address(bare)):
+        raise RequestError(
+            f"expected a host's name such as host.docker.internal, without scheme and port, got {text!r}"
+        )
+    return bare
+
+
+def _is_port(text: str | None) -> bool:
+    return text is None or 0 < int(text) < 65_536
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

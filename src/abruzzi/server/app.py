@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from abruzzi.engines.asking import counter_of
 from abruzzi.engines.base import Engine
 from abruzzi.protocol.errors import AbruzziError, RequestError
 from abruzzi.server import page
@@ -16,13 +17,15 @@ from abruzzi.server.completions import Completions
 from abruzzi.server.dialect import Dialect
 from abruzzi.server.endpoint import Endpoint
 from abruzzi.server.exchange import ClientLeft, Exchange, Receive, Scope, Send
+from abruzzi.server.intake import Intake
 from abruzzi.server.limits import Buckets, address
 from abruzzi.server.logs import RequestLog
 from abruzzi.server.message_count import CountTokens
 from abruzzi.server.messages import Messages
-from abruzzi.server.metrics import Metrics
-from abruzzi.server.paths import Path, Paths
-from abruzzi.server.refusals import NoSuchPath, ServerFault, Stopping, TooMany, WrongMethod
+from abruzzi.server.metrics import Metrics, engines_of
+from abruzzi.server.paths import Handler, Path, Paths
+from abruzzi.server.refusals import NoSuchModel, NoSuchPath, Refusal, ServerFault, Stopping, WrongMethod
+from abruzzi.server.response_count import CountResponseTokens
 from abruzzi.server.responses import Responses
 from abruzzi.server.settings import Settings
 from abruzzi.server.telemetry import Telemetry
@@ -30,6 +33,8 @@ from abruzzi.server.telemetry import Telemetry
 logger = logging.getLogger("abruzzi.server")
 _OPENAI = ChatCompletions()
 _ANTHROPIC = Messages()
+_NO_COMPACTION = "a conversation isn't shortened by the server; send the items that are to stay"
+_NO_BACKGROUND = "there are no responses in the background; close the connection of one to stop it"
 
 
 class App:
@@ -41,15 +46,14 @@ class App:
 
     def __init__(self, engine: Engine, settings: Settings, telemetry: Telemetry | None = None) -> None:
         self.settings = settings
-        self.open: set[Exchange] = set()
-        """The requests that a model is answering."""
+        self.intake = Intake(settings)
         self.is_stopping = False
         self._engine = engine
         self._access = Access(settings)
         self._trusts_all = settings.is_loopback or not settings.api_keys
         self._buckets = Buckets(settings.rate) if settings.rate else None
-        self._metrics = Metrics(engine.capabilities, self.open)
-        self._paths = Paths([*_work(engine, settings), *self._views()])
+        self._metrics = Metrics(engine, self.intake.open)
+        self._paths = Paths([*_work(engine, settings, self.intake), *self._views()])
         # Each hears of every exchange when it is over.
         self._listeners: list[Callable[[Exchange], object]] = [self._metrics.done]
         if settings.log:
@@ -65,32 +69,38 @@ class App:
         elif scope["type"] == "http":
             await self._serve(scope, receive, send)
 
+    async def refuse(self, scope: Scope, receive: Receive, send: Send, *, error: Refusal) -> None:
+        """Answer a request that can't be read with an error."""
+        await self._serve(scope, receive, send, error)
+
     def stop(self) -> None:
         """From now on every request is refused."""
         self.is_stopping = True
 
     def cut(self) -> None:
-        """End the requests that are open, each with an error in its dialect's form."""
-        for exchange in tuple(self.open):
+        """End the requests that are under way, each with an error in its dialect's form."""
+        for exchange in (*self.intake.open, *self.intake.reading):
             exchange.end(Stopping())
 
     def _views(self) -> list[Path]:
         """What is to be seen of the server."""
         return [
             Path("/v1/models", {"GET": self._models}),
-            Path("/v1/models/{model}", {"GET": self._one_model}),
+            Path("/v1/models/{model}", {"GET": self._one_model}, has_slashes=True),
             Path("/health", {"GET": self._health}),
             Path("/metrics", {"GET": self._show_metrics}),
             Path("/", {"GET": self._page}),
         ]
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, fault: Refusal | None = None) -> None:
         headers = dict(scope["headers"])
         path = self._paths.find(scope["path"])
         # Anthropic's clients always send that header.
         dialect = (path and path.dialect) or (_ANTHROPIC if b"anthropic-version" in headers else _OPENAI)
         exchange = Exchange(scope, receive, send, dialect, headers, path.name if path else "other")
         try:
+            if fault is not None:
+                raise fault
             await self._admit(exchange, path)
         except ClientLeft as error:
             exchange.error = error
@@ -107,8 +117,9 @@ class App:
             if not exchange.status:
                 await exchange.refuse(ServerFault(exchange.id))
         finally:
-            self.open.discard(exchange)
+            self.intake.leave(exchange)
             self._done(exchange)
+            exchange.forget()
 
     async def _admit(self, exchange: Exchange, path: Path | None) -> None:
         """From the door to the path's handler."""
@@ -120,20 +131,18 @@ class App:
                 if preflight is not None:
                     return await exchange.answer(200, b"", b"text/plain", preflight)
         key = self._access.admit(headers, exchange.path)
+        exchange.key = key
         exchange.is_trusted = key is not None or self._trusts_all
-        if path is None:
-            raise NoSuchPath(f"no {exchange.scope['path'][:200]} here; GET / tells what there is")
+        if path is None or path.absent:
+            reason = path.absent if path else "GET / tells what there is"
+            raise NoSuchPath(f"no {exchange.scope['path'][:200]} here: {reason}")
         handler = path.handler(method)
         if handler is None:
             raise WrongMethod(f"{path.name} takes {path.allowed}, not {method}", path.allowed)
         if self.is_stopping and path.name != "/health":
             raise Stopping
-        if path.is_work:
-            if self._buckets is not None:
-                self._buckets.take(key or address(exchange.scope["client"]))
-            if len(self.open) >= self.settings.max_concurrent:
-                raise TooMany(f"{len(self.open):,} requests are being answered, and more are not taken", 1)
-            self.open.add(exchange)
+        if path.is_work and self._buckets is not None:
+            self._buckets.take(key or address(exchange.scope["client"]))
         await handler(exchange)
 
     def _done(self, exchange: Exchange) -> None:
@@ -154,7 +163,7 @@ class App:
     async def _one_model(self, exchange: Exchange) -> None:
         asked, model = exchange.scope["path"].removeprefix("/v1/models/"), self._told_model()
         if asked != model["id"]:
-            raise NoSuchPath(f"no model {asked[:200]!r} here: expected {model['id']!r}")
+            raise NoSuchModel(f"no model {asked[:200]!r} here: expected {model['id']!r}")
         await exchange.answer_json(200, model)
 
     def _told_model(self) -> dict[str, Any]:
@@ -166,15 +175,12 @@ class App:
     async def _health(self, exchange: Exchange) -> None:
         """503 where it can't answer: a load balancer had better ask another."""
         model = self._engine.capabilities.model
-        # A pool of engines knows more.
-        ask = getattr(self._engine, "health", None)
-        alone = [{"url": getattr(self._engine, "url", None), "model": model, "status": "ok"}]
-        engines = alone if ask is None else ask()
+        engines = engines_of(self._engine)
         is_well = any(engine["status"] == "ok" for engine in engines)
         status = "stopping" if self.is_stopping else "ok" if is_well else "sick"
         told: dict[str, Any] = {"status": status}
         if exchange.is_trusted:
-            told |= {"model": model, "engines": engines, "violations": {model: self._metrics.violations}}
+            told |= {"model": model, "engines": engines, "violations": self._metrics.violations}
         headers = Stopping.headers if self.is_stopping else ()
         await exchange.answer_json(200 if status == "ok" else 503, told, headers)
 
@@ -199,21 +205,26 @@ class App:
             await send({"type": "lifespan.shutdown.complete"})
 
 
-def _work(engine: Engine, settings: Settings) -> list[Path]:
+def _work(engine: Engine, settings: Settings, intake: Intake) -> list[Path]:
     """The paths that have a model answer, and what belongs to their dialects."""
-    responses = Responses(engine.capabilities.variant)  # an application's own: it stores what it answered
+    capabilities = engine.capabilities
+    responses = Responses(capabilities.variant)  # an application's own: it stores what it answered
 
-    def path(name: str, dialect: Dialect) -> Path:
-        return Path(name, {"POST": Endpoint(dialect, engine, settings)}, dialect, is_work=True)
+    def work(name: str, dialect: Dialect, handler: Handler | None = None) -> Path:
+        return Path(name, {"POST": handler or Endpoint(dialect, engine, settings, intake)}, dialect, is_work=True)
 
-    count_tokens = {"POST": CountTokens(engine, settings)}
+    stored, items = {"GET": responses.stored, "DELETE": responses.stored}, {"GET": responses.input_items}
     return [
-        path("/v1/chat/completions", _OPENAI),
-        path("/v1/completions", Completions()),
-        path("/v1/responses", responses),
-        Path("/v1/responses/{id}", {"GET": responses.stored, "DELETE": responses.stored}, responses),
-        path("/v1/messages", _ANTHROPIC),
-        Path("/v1/messages/count_tokens", count_tokens, _ANTHROPIC, is_work=True),
+        work("/v1/chat/completions", _OPENAI),
+        work("/v1/completions", Completions(counter_of(capabilities))),
+        work("/v1/responses", responses),
+        work("/v1/responses/input_tokens", responses, CountResponseTokens(responses, capabilities, intake)),
+        Path("/v1/responses/compact", {}, responses, absent=_NO_COMPACTION),
+        Path("/v1/responses/{id}", stored, responses),
+        Path("/v1/responses/{id}/input_items", items, responses),
+        Path("/v1/responses/{id}/cancel", {}, responses, absent=_NO_BACKGROUND),
+        work("/v1/messages", _ANTHROPIC),
+        work("/v1/messages/count_tokens", _ANTHROPIC, CountTokens(capabilities, intake)),
     ]
 
 

@@ -16,10 +16,9 @@ from typing import Any
 import msgspec
 
 from abruzzi.chat import ChatRequest, Report
-from abruzzi.engines.base import SamplingParams
 from abruzzi.guide.schema import compile
 from abruzzi.guide.strict import check_strict
-from abruzzi.protocol.errors import AbruzziError, EngineError, RequestError
+from abruzzi.protocol.errors import AbruzziError, PromptTooLong, RequestError
 from abruzzi.protocol.events import (
     ArgumentsDelta,
     ContentDelta,
@@ -29,33 +28,38 @@ from abruzzi.protocol.events import (
     TokenLogprobs,
     ToolCallBegin,
 )
-from abruzzi.protocol.messages import Message, Tool
-from abruzzi.server.dialect import DONE, Call, Fields, data
+from abruzzi.protocol.kept import made_of
+from abruzzi.protocol.messages import Message, Tool, Tools
+from abruzzi.protocol.variants import variant_of_model
+from abruzzi.server.chat_messages import read_message
+from abruzzi.server.dialect import DONE, Call, Dialect, Fields, data
+from abruzzi.server.openai_fields import EFFORTS, check_unused, refuse_unsupported
+from abruzzi.server.sampling import sampling_params
 
 _OUTPUTS: Mapping[Any, Any] = {None: "tool_calls", "raw": "raw", "pythonic": "pythonic"}
+_UNSUPPORTED: Mapping[str, str] = dict.fromkeys(("functions", "function_call"), "not supported here: expected tools")
 MAX_ANSWERS = 128
 MAX_LOGPROBS = 20
 
 
-class ChatCompletions:
+class ChatCompletions(Dialect):
     """The dialect of `POST /v1/chat/completions`."""
 
-    def decode(self, body: dict[str, Any], model: str) -> Call:
+    def decode(self, body: dict[str, Any], model: str, owner: bytes | None = None) -> Call:
         fields = Fields(body)
-        _refuse_unsupported(body)
+        refuse_unsupported(fields, _UNSUPPORTED)
+        check_unused(fields)
         template = fields.object("chat_template_kwargs").value
         choice, allowed = _tool_choice(body.get("tool_choice"))
         request = ChatRequest(
-            messages=tuple(Message.from_openai(one, f"messages[{i}]") for i, one in enumerate(fields.list("messages"))),
-            tools=tuple(
-                Tool.from_openai(one, f"tools[{i}]") for i, one in enumerate(fields.list("tools", optional=True))
-            ),
+            messages=tuple(read_message(one, f"messages[{i}]") for i, one in enumerate(fields.list("messages"))),
+            tools=made_of(fields.list("tools", optional=True), self.read_tools),
             tool_choice=choice,
             allowed_tools=allowed,
             parallel_tool_calls=fields.boolean("parallel_tool_calls", default=True),
             output=_output(body.get("tool_format")),
-            thinking=thinking_of(template.get("thinking", body.get("thinking"))),
-            answer=_answer(fields.object("response_format")),
+            thinking=_thinking(fields, template.get("thinking", body.get("thinking")), model),
+            answer=None if body.get("response_format") is None else _answer(fields.object("response_format")),
             params=replace(
                 sampling_params(fields, "max_completion_tokens", "max_tokens"), logprobs=_logprobs_wanted(fields)
             ),
@@ -73,20 +77,27 @@ class ChatCompletions:
             model=fields.string("model") or model,
         )
 
+    @staticmethod
+    def read_tools(values: Sequence[Any]) -> Tools:
+        return Tools(Tool.from_openai(one, f"tools[{i}]") for i, one in enumerate(values))
+
     def error(self, error: AbruzziError) -> dict[str, Any]:
-        return error_body(error)
+        return error_body(error, "messages")
 
 
-def sampling_params(fields: Fields, *limits: str) -> SamplingParams:
-    """How to sample; `limits`: the names that the limit of tokens has, the first that is there counting."""
-    most = [found for key in limits if (found := fields.integer(key, 1)) is not None]
-    return SamplingParams(
-        max_tokens=most[0] if most else None,
-        temperature=fields.number("temperature", 0, 2),
-        top_p=fields.number("top_p", 0, 1),
-        seed=fields.integer("seed"),
-        stop=_stop(fields.value.get("stop")),
-    )
+def _thinking(fields: Fields, switch: Any, model: str) -> bool | None:
+    """The switch, or else an effort of none where it can be obeyed: no model of K2's family knows more of an effort."""
+    effort = fields.one_of("reasoning_effort", *EFFORTS)
+    thinking = thinking_of(switch)
+    if thinking is not None or effort not in ("none", "minimal"):
+        return thinking
+    return None if always_thinks(model) else False
+
+
+def always_thinks(model: str) -> bool:
+    """Whether a model can't be kept from thinking, as far as its name tells."""
+    row = variant_of_model(model)
+    return row is not None and row.thinks and not row.opens_thinking
 
 
 def thinking_of(value: Any) -> bool | None:
@@ -126,14 +137,18 @@ def _named(value: Any, where: str) -> str:
 def _answer(form: Fields) -> Mapping[str, Any] | None:
     """The schema of the answer that `response_format` asks for. Raises RequestError where it is none of an object."""
     match form.string("type"):
-        case None | "text":
+        case "text":
             return None
         case "json_object":
             return {"type": "object"}
         case "json_schema":
             wanted = form.object("json_schema")
+            if form.value.get("json_schema") is None:
+                raise RequestError("expected an object with the form's name and schema, got none", wanted.where)
+            if not wanted.string("name"):
+                raise RequestError("expected the form's name, a non-empty string", wanted.at("name"))
             return answer_schema(wanted)
-    raise RequestError(f"expected text, json_object or json_schema, got {form.value['type']!r}", form.at("type"))
+    raise RequestError(f"expected text, json_object or json_schema, got {form.value.get('type')!r}", form.at("type"))
 
 
 def answer_schema(wanted: Fields) -> Mapping[str, Any]:
@@ -158,20 +173,6 @@ def _logprobs_wanted(fields: Fields) -> int | None:
     if count is not None and not wanted:
         raise RequestError("expected logprobs to be true where alternatives are asked for", "top_logprobs")
     return (count or 0) if wanted else None
-
-
-def _refuse_unsupported(body: Mapping[str, Any]) -> None:
-    """What would give the answer another form and isn't done here is refused, rather than forgotten without a word."""
-    for key in ("functions", "function_call", "audio"):
-        if body.get(key):
-            raise RequestError("not supported", key)
-
-
-def _stop(value: Any) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else value or []
-    if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops):
-        raise RequestError("expected a string or a list of strings", "stop")
-    return tuple(stops)
 
 
 @dataclass
@@ -222,7 +223,7 @@ class Encoder:
         return (data(usage) if self.include_usage else b"") + DONE
 
     def failed(self, error: AbruzziError) -> bytes:
-        return data(error_body(error)) + DONE
+        return data(error_body(error, "messages")) + DONE
 
     def _tail(self) -> dict[str, Any]:
         if self.bare:
@@ -273,7 +274,7 @@ def _delta(event: Event) -> dict[str, Any] | None:
 
 
 def usage_of(reports: Sequence[Report]) -> dict[str, Any]:
-    """The prompt is read once, however many answers there are."""
+    """What answers to one prompt cost: it is read once, however many there are."""
     prompt = max((report.usage.prompt for report in reports), default=0)
     completion = sum(report.usage.completion for report in reports)
     return {
@@ -284,8 +285,8 @@ def usage_of(reports: Sequence[Report]) -> dict[str, Any]:
     }
 
 
-def error_body(error: AbruzziError) -> dict[str, Any]:
-    """An error as OpenAI's clients expect it."""
+def error_body(error: AbruzziError, prompt: str) -> dict[str, Any]:
+    """An error as OpenAI's clients expect it; `prompt`: where the request has what may be too long."""
     kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
-    code = type(error).__name__ if isinstance(error, EngineError) else getattr(error, "code", None)
-    return {"error": {"message": str(error), "type": kind, "param": getattr(error, "param", None), "code": code}}
+    param = prompt if isinstance(error, PromptTooLong) else getattr(error, "param", None)
+    return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}

@@ -46,17 +46,36 @@ class Call:
     encoder: Encoder
     stream: bool = False
     answers: int = 1
-    """How many are asked for."""
+    """How many are asked for, of each request."""
     model: str = ""
     """The name that the client gave."""
+    others: Sequence[ChatRequest] = ()
+    """What is asked beside `request`: more prompts of one body."""
+
+    @property
+    def all(self) -> list[ChatRequest]:
+        """A request for each answer, in the order of their indices."""
+        return [request for request in (self.request, *self.others) for _ in range(self.answers)]
 
 
 class Dialect(Protocol):
-    """An API: one of its endpoints that has a model answer."""
+    """An API: one of its endpoints that has a model answer.
 
-    def decode(self, body: dict[str, Any], model: str) -> Call:
-        """`model`: the name of what is served. Raises RequestError, with the path of the first fault."""
+    `keep_alive` is written into a stream that has been silent for a while, so that proxies let it be.
+    """
+
+    keep_alive: bytes = b": still at work\n\n"
+
+    def decode(self, body: dict[str, Any], model: str, owner: bytes | None = None) -> Call:
+        """`model`: the name of what is served. `owner`: the digest of the client's key, where it has one. Raises
+        RequestError, with the path of the first fault.
+        """
         ...
+
+    @staticmethod
+    def read_tools(values: Sequence[Any]) -> Any:
+        """What `decode` makes of a body's `tools` by themselves, by way of `made_of`. Raises RequestError."""
+        return values
 
     def error(self, error: AbruzziError) -> Mapping[str, Any]:
         """The body of a response that tells of an error."""
@@ -82,6 +101,7 @@ class Fields:
 
     def __init__(self, value: Mapping[str, Any], path: str = "") -> None:
         self.value = value
+        self.where = path
         self._path = f"{path}." if path else ""
 
     def at(self, key: str) -> str:
@@ -112,6 +132,13 @@ class Fields:
         value = self.value.get(key)
         if not isinstance(value, str | None):
             raise RequestError(f"expected a string, got {_shown(value)}", self.at(key))
+        return value
+
+    def one_of(self, key: str, *values: str) -> str | None:
+        """One of some strings."""
+        value = self.string(key)
+        if value not in (None, *values):
+            raise RequestError(f"expected one of {', '.join(values)}, got {_shown(value)}", self.at(key))
         return value
 
     def list(self, key: str, *, optional: bool = False) -> Sequence[Any]:

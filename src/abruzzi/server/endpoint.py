@@ -6,43 +6,54 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from abruzzi import chat
-from abruzzi.chat import Report
+from abruzzi.chat import ChatRequest, Report
 from abruzzi.engines.base import Engine
-from abruzzi.protocol.errors import AbruzziError
-from abruzzi.protocol.events import Event, Finish
-from abruzzi.server.asgi import EventStream, read_json, while_connected
+from abruzzi.protocol.errors import AbruzziError, RequestError
+from abruzzi.protocol.events import Finish
+from abruzzi.protocol.kept import KeptList, made_of
+from abruzzi.server.asgi import EventStream, while_connected
 from abruzzi.server.dialect import Call, Dialect
 from abruzzi.server.exchange import ClientLeft, Exchange
+from abruzzi.server.intake import Intake
 from abruzzi.server.refusals import ServerFault, Stopping
 from abruzzi.server.settings import Settings
 
 _T = TypeVar("_T")
+# Tools that are read beside other work.
+_MANY = 100
 logger = logging.getLogger("abruzzi.server")
 
 
 class Endpoint:
     """Answers in one dialect."""
 
-    def __init__(self, dialect: Dialect, engine: Engine, settings: Settings) -> None:
+    def __init__(self, dialect: Dialect, engine: Engine, settings: Settings, intake: Intake) -> None:
         self._dialect = dialect
         self._engine = engine
         self._settings = settings
+        self._intake = intake
 
     async def __call__(self, exchange: Exchange) -> None:
         """Raises AbruzziError for what goes wrong before there is anything of an answer."""
-        exchange.body = await read_json(exchange, self._settings.max_body)
-        call = self._dialect.decode(exchange.body, self._engine.capabilities.model)
+        exchange.body = body = await self._intake.read(exchange)
+        tools = body.get("tools")
+        if isinstance(tools, KeptList) and len(tools) > _MANY:
+            # They take a while, and others are being served meanwhile. `decode` finds them again, or fails there.
+            with contextlib.suppress(RequestError):
+                await asyncio.to_thread(made_of, tools, self._dialect.read_tools)
+        call = self._dialect.decode(body, self._engine.capabilities.model, exchange.key)
         if not self._settings.log_content:
             exchange.body = None  # it may be long, and its decoded form is enough
+        del body
         exchange.call = call
         await while_connected(exchange, self._stream(call, exchange) if call.stream else self._answer(call, exchange))
 
     async def _answer(self, call: Call, exchange: Exchange) -> None:
-        answers = await _all([chat.complete(self._engine, call.request) for _ in range(call.answers)])
+        answers = await _all([chat.complete(self._engine, request) for request in call.all])
         exchange.reports += [report for _, report in answers]
         exchange.finish_reasons += [message.finish_reason or "" for message, _ in answers]
         await exchange.answer_json(200, call.encoder.whole(answers))
@@ -50,29 +61,36 @@ class Endpoint:
     async def _stream(self, call: Call, exchange: Exchange) -> None:
         """The head goes out with the first of the answer: what fails before it still gets a status of its own."""
         exchange.streamed = True
-        last = b""
         async with EventStream(exchange, call.encoder.begin()) as stream:
             try:
-                async with contextlib.aclosing(_merged(self._engine, call)) as several:
-                    async for index, items in several:
-                        if exchange.first is None:
-                            exchange.first = time.perf_counter()
-                        if isinstance(items[-1], Report):
-                            exchange.reports.append(items[-1])
-                            exchange.finish_reasons += [item.reason for item in items if isinstance(item, Finish)]
-                        frames = call.encoder.frames(items, index)
-                        if exchange.reports and call.answers == 1:
-                            last = frames  # the end follows at once: they go out together
-                        else:
-                            await stream.send(frames)
-                end = last + call.encoder.end()
+                several = enumerate(call.all)
+                last = await _all([self._write(call, exchange, stream, *one) for one in several])
+                end = b"".join(last) + call.encoder.end()
             except (Exception, asyncio.CancelledError) as error:
                 if not stream.has_begun:
                     raise
-                told = _told(error, exchange)
-                exchange.error = told
-                end = last + call.encoder.failed(told)
+                exchange.error = told = _told(error, exchange)
+                end = call.encoder.failed(told)
             await stream.end(end)
+
+    async def _write(
+        self, call: Call, exchange: Exchange, stream: EventStream, index: int, request: ChatRequest
+    ) -> bytes:
+        """One of the answers, as it comes; of a single one the last part is returned, which goes out with the stream's
+        end. A slow client slows its engine.
+        """
+        async with contextlib.aclosing(chat.batches(self._engine, request)) as several:
+            async for items in several:
+                if exchange.first is None:
+                    exchange.first = time.perf_counter()
+                frames = call.encoder.frames(items, index)
+                if isinstance(items[-1], Report):
+                    exchange.reports.append(items[-1])
+                    exchange.finish_reasons += [item.reason for item in items if isinstance(item, Finish)]
+                    if len(call.all) == 1:
+                        return frames
+                await stream.send(frames)
+        return b""
 
 
 def _told(error: BaseException, exchange: Exchange) -> AbruzziError:
@@ -98,36 +116,3 @@ async def _all(several: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
     except* AbruzziError as errors:
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
-
-
-async def _merged(engine: Engine, call: Call) -> AsyncGenerator[tuple[int, Sequence[Event | Report]], None]:
-    """What comes of all answers, as it comes, with each one's index."""
-    if call.answers == 1:
-        async with contextlib.aclosing(chat.batches(engine, call.request)) as several:
-            async for items in several:
-                yield 0, items
-        return
-    # Bounded: a slow client slows its engine.
-    come: asyncio.Queue[tuple[int, Sequence[Event | Report]] | AbruzziError] = asyncio.Queue(call.answers)
-
-    async def answer(index: int) -> None:
-        try:
-            async with contextlib.aclosing(chat.batches(engine, call.request)) as several:
-                async for items in several:
-                    await come.put((index, items))
-        except AbruzziError as error:
-            await come.put(error)
-
-    tasks = [asyncio.create_task(answer(index)) for index in range(call.answers)]
-    whole = 0
-    try:
-        while whole < call.answers:
-            item = await come.get()
-            if isinstance(item, AbruzziError):
-                raise item
-            whole += isinstance(item[1][-1], Report)
-            yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

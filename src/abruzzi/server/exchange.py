@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import secrets
 import time
@@ -24,8 +25,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 _ID = re.compile(rb"[ -~]{1,128}")
 _JSON = b"application/json"
-# How long a client had better wait before it tries an engine again that is down.
-_RETRY_AFTER: Headers = ((b"retry-after", b"5"),)
+# Seconds that a client had better wait before it tries an engine again that is down and doesn't say how long.
+_RETRY_AFTER = 5
 
 
 class ClientLeft(Exception):
@@ -47,6 +48,8 @@ class Exchange:
     id: str = ""
     began: float = field(default_factory=time.perf_counter)
     at: float = field(default_factory=time.time)
+    key: bytes | None = None
+    """The digest of the client's key, where it has one."""
     is_trusted: bool = False
     """Whether the client may see what runs here."""
     status: int = 0
@@ -80,6 +83,12 @@ class Exchange:
             self._reason = reason
             self._task.cancel()
 
+    def forget(self) -> None:
+        """It is over. An error's traceback leads back here, in a circle with all that was read: megabytes would wait for
+        the garbage collector.
+        """
+        self.error = self._reason = None
+
     def interrupted(self) -> Exception | None:
         """Why the task was cancelled; None where it wasn't by `end`."""
         if self._reason is not None and self._task is not None:
@@ -109,5 +118,12 @@ class Exchange:
     async def refuse(self, error: AbruzziError) -> None:
         """An error, in the dialect's form."""
         self.error = error
-        headers: Headers = getattr(error, "headers", ()) or (_RETRY_AFTER if error.status in (429, 503) else ())
+        headers: Headers = getattr(error, "headers", ()) or _retry_after(error)
         await self.answer_json(error.status, self.dialect.error(error), headers)
+
+
+def _retry_after(error: AbruzziError) -> Headers:
+    if error.status not in (429, 503):
+        return ()
+    seconds = getattr(error, "retry_after", None)
+    return ((b"retry-after", str(_RETRY_AFTER if seconds is None else math.ceil(seconds)).encode()),)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from abruzzi.protocol.errors import EngineUnavailable
 from abruzzi.server.app import App
+from abruzzi.server.connection import Connection
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Seconds: for requests that are on their way when a server stops, and for those that are cut to say so.
@@ -24,9 +24,6 @@ _ON_THEIR_WAY = 0.1
 _LAST_WORDS = 1.0
 # Longer than clients keep a connection for another request, so that it is never closed under one.
 _KEEP_ALIVE = 75
-# Bytes of a request's head, and seconds that it may take.
-_MAX_HEAD = 65_536
-_HEAD_PATIENCE = 30.0
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -45,53 +42,6 @@ def listen(host: str, port: int) -> socket.socket:
             f"can't listen on {host}:{port}: {error.strerror or error}; choose others with --host and --port"
         ) from error
     return listening
-
-
-class Connection(HttpToolsProtocol):
-    """As uvicorn has it, but that a head is neither endless nor waited for without end: behind it a request has limits
-    of its own.
-    """
-
-    _head = 0
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._wait()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._wait_no_more()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        was_waiting = self._timer is not None
-        super().data_received(data)
-        if was_waiting and self._timer is not None:
-            self._head += len(data)
-            if self._head > _MAX_HEAD:
-                self.send_400_response(f"expected a head of at most {_MAX_HEAD:,} bytes")
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        if self._timer is None:
-            self._wait()
-
-    def on_headers_complete(self) -> None:
-        self._wait_no_more()
-        super().on_headers_complete()
-
-    def _wait(self) -> None:
-        self._head = 0
-        self._timer = self.loop.call_later(_HEAD_PATIENCE, self._give_up)
-
-    def _wait_no_more(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _give_up(self) -> None:
-        self._timer = None
-        self.transport.close()
 
 
 class Listener(uvicorn.Server):
@@ -126,7 +76,7 @@ class Listener(uvicorn.Server):
         deadline = loop.time() + app.settings.grace
         if not self.force_exit:
             await asyncio.sleep(_ON_THEIR_WAY)
-        await _until(lambda: not app.open or self.force_exit, deadline)
+        await _until(lambda: app.intake.is_empty or self.force_exit, deadline)
         app.cut()
         await self._until_gone()
         if self.force_exit:
@@ -139,7 +89,7 @@ class Listener(uvicorn.Server):
         """Close the connections when nothing is at work on them; in the end those of clients that don't read, too."""
         connections = self.server_state.connections
         deadline = asyncio.get_running_loop().time() + _LAST_WORDS
-        await _until(lambda: not self._application.open, deadline)
+        await _until(lambda: self._application.intake.is_empty, deadline)
         for connection in tuple(connections):
             connection.shutdown()
         await _until(lambda: not connections, deadline)

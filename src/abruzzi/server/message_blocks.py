@@ -48,6 +48,8 @@ class Conversation:
     messages: Sequence[Message]
     loaded: Set[str]
     """The names of the tools that a search has found."""
+    begun: Message | None = None
+    """What is written already of the answer: the last message, where it is the assistant's and calls no tool."""
 
 
 def conversation(fields: Fields, *, answers: bool) -> Conversation:
@@ -65,11 +67,26 @@ def conversation(fields: Fields, *, answers: bool) -> Conversation:
         if not turns or turns[-1].role != role or role == "system":
             turns.append(_Turn(role, seen))
         turns[-1].add(value.get("content"), f"{where}.content")
-    if answers and turns[-1].role == "assistant":
+    begun = turns.pop() if turns[-1].role == "assistant" and (not turns[-1].calls or answers) else None
+    messages = [message for turn in turns for message in turn.messages()]
+    if begun is None:
+        return Conversation(messages, seen.loaded)
+    if answers:
+        _check_begun(begun, where)
+    return Conversation(messages, seen.loaded, next(begun.messages()))
+
+
+def _check_begun(turn: _Turn, where: str) -> None:
+    """Raises RequestError for what no answer can go on from."""
+    if turn.calls:
+        raise RequestError("expected the results of its calls behind a message with tool_use", where)
+    text = turn.texts[-1]
+    if not text:
+        raise RequestError("expected text for the answer to go on from, got none", f"{where}.content")
+    if text[-1].isspace():  # a word begins with its blank, so that no word would come as it should
         raise RequestError(
-            "expected a message of the user at the end: an answer that the client begins can't be gone on with", where
+            "expected text that ends in no white space, for the answer to go on from", f"{where}.content"
         )
-    return Conversation([message for turn in turns for message in turn.messages()], seen.loaded)
 
 
 @dataclass(slots=True)

@@ -6,14 +6,13 @@ import asyncio
 
 from abruzzi.chat import ChatRequest
 from abruzzi.engines.asking import counter_of
-from abruzzi.engines.base import Capabilities, Engine
+from abruzzi.engines.base import Capabilities
 from abruzzi.guide.schema import Schemas
-from abruzzi.protocol.template import render_prompt
-from abruzzi.server.asgi import read_json
+from abruzzi.protocol.template import begun_turn, render_prompt
 from abruzzi.server.dialect import Fields
 from abruzzi.server.exchange import Exchange
+from abruzzi.server.intake import Intake
 from abruzzi.server.messages import request_of
-from abruzzi.server.settings import Settings
 
 # Of a token, on average, where nobody counts them.
 _CHARACTERS = 4
@@ -23,19 +22,18 @@ class CountTokens:
     """Answers `{"input_tokens": N}`: exact for an engine that gives token ids, else the prompt's characters by four.
 
     The words that ask for an answer of a form aren't counted. A request is refused as `POST /v1/messages` refuses it,
-    but that its conversation may end with an answer.
+    but that its conversation may end with calls.
     """
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
-        self._engine = engine
-        self._settings = settings
+    def __init__(self, capabilities: Capabilities, intake: Intake) -> None:
+        self._capabilities = capabilities
+        self._intake = intake
 
     async def __call__(self, exchange: Exchange) -> None:
         """Raises RequestError."""
-        capabilities = self._engine.capabilities
-        body = await read_json(exchange, self._settings.max_body)
-        request = request_of(Fields(body), capabilities.model, answers=False)
-        count = await asyncio.to_thread(count_tokens, request, capabilities)  # takes a while for megabytes
+        body = await self._intake.read(exchange)
+        request = request_of(Fields(body), self._capabilities.model, answers=False)
+        count = await asyncio.to_thread(count_tokens, request, self._capabilities)  # takes a while for megabytes
         await exchange.answer_json(200, {"input_tokens": count})
 
 
@@ -48,6 +46,8 @@ def count_tokens(request: ChatRequest, capabilities: Capabilities) -> int:
         variant=capabilities.variant,
         thinking=request.thinking,
     )
+    if request.begun is not None:
+        prompt = prompt.going_on(begun_turn(request.begun, capabilities.variant, thinking=request.thinking))
     counter = counter_of(capabilities)
     if counter is not None:
         return counter.count(prompt)

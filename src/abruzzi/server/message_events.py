@@ -39,6 +39,7 @@ _ERRORS: Mapping[int, str] = {
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
 }
 # Where faults of tools are told in OpenAI's form, in which the rest of the program has them.
 _TOOL_PATH = re.compile(r"\btools\[(\d+)\]\.function\.(parameters\b)?")

@@ -4,7 +4,7 @@ Reference: https://docs.anthropic.com/en/api/messages. What came before is read 
 written in `message_events.py`. Ours is the answer's `abruzzi`, which tells what was done to it, beside `usage`:
 `"abruzzi": false` in a request leaves it out.
 
-Read and not acted upon: `top_k`, `thinking.budget_tokens`, `output_config.effort`, `metadata`, `service_tier`,
+Read and not acted upon: `thinking.budget_tokens`, `output_config.effort`, `metadata`, `service_tier`,
 `cache_control`, and whatever isn't named here, such as what comes with a beta; no header is asked for. A tool's
 `strict` changes nothing, since every call is held to its schema: OpenAI's rules for strict schemas aren't Anthropic's,
 and aren't asked for.
@@ -19,14 +19,19 @@ from abruzzi.chat import ChatRequest
 from abruzzi.engines.base import SamplingParams
 from abruzzi.guide.schema import Schemas
 from abruzzi.protocol.errors import AbruzziError, RequestError
-from abruzzi.protocol.messages import Message, Tool
-from abruzzi.protocol.variants import variant_of_model
-from abruzzi.server.chat_completions import answer_schema
-from abruzzi.server.dialect import Call, Fields
+from abruzzi.protocol.kept import made_of
+from abruzzi.protocol.messages import Message, Tool, Tools
+from abruzzi.server.chat_completions import always_thinks, answer_schema
+from abruzzi.server.dialect import Call, Dialect, Fields, event
 from abruzzi.server.message_blocks import conversation, system_text
 from abruzzi.server.message_events import Encoder, error_body
+from abruzzi.server.sampling import top_k_of
 
 _CHOICES: Mapping[str, str] = {"auto": "auto", "any": "required", "none": "none"}
+_UNSUPPORTED = {
+    "container": "not supported here: no code runs here",
+    "mcp_servers": "not supported here: expected their tools in tools, and their calls made by the client",
+}
 _THINKING = ("enabled", "adaptive", "between_tools", "disabled")
 
 
@@ -38,10 +43,12 @@ class NoThread(RequestError):
     details: Mapping[str, Any] = {"error_code": "thread_unsupported_request"}
 
 
-class Messages:
+class Messages(Dialect):
     """The dialect of `POST /v1/messages`."""
 
-    def decode(self, body: dict[str, Any], model: str) -> Call:
+    keep_alive = event("ping", {"type": "ping"})
+
+    def decode(self, body: dict[str, Any], model: str, owner: bytes | None = None) -> Call:
         fields = Fields(body)
         if body.get("max_tokens") is None:
             raise RequestError("expected an integer, the most tokens that the answer may have", "max_tokens")
@@ -52,6 +59,13 @@ class Messages:
             model=fields.string("model") or model,
         )
 
+    @staticmethod
+    def read_tools(values: Sequence[Any]) -> tuple[Tools, Set[str]]:
+        """The tools, and the names of those that are deferred."""
+        tools = Tools(_tool(one, f"tools[{i}]") for i, one in enumerate(values))
+        defers = (Fields(one, f"tools[{i}]").boolean("defer_loading", default=False) for i, one in enumerate(values))
+        return tools, frozenset(tool.name for tool, is_deferred in zip(tools, defers, strict=True) if is_deferred)
+
     def error(self, error: AbruzziError) -> dict[str, Any]:
         return error_body(error)
 
@@ -60,41 +74,61 @@ def request_of(fields: Fields, model: str, *, answers: bool = True) -> ChatReque
     """What a body asks for; `answers`: whether the model is to answer it. Raises RequestError, with the path."""
     if fields.value.get("thread") is not None:
         raise NoThread("expected the whole conversation in messages: none is kept here", "thread")
-    fields.object("metadata")
-    fields.string("service_tier")
-    fields.integer("top_k", 0)
+    _check_unused(fields)
     talk = conversation(fields, answers=answers)
     tools = _tools(fields, talk.loaded)
     choice, parallel = _tool_choice(fields, {tool.name for tool in tools})
     system = system_text(fields)
+    answer = _answer(fields.object("output_config").object("format"))
+    if talk.begun is not None and answers:
+        _check_free(fields, choice, answer)
     return ChatRequest(
         messages=(*([Message("system", system)] if system else []), *talk.messages),
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=parallel,
         thinking=_thinking(fields, model),
-        answer=_answer(fields.object("output_config").object("format")),
+        answer=answer,
+        begun=talk.begun if choice in ("auto", "none") and answer is None else None,
         params=SamplingParams(
             max_tokens=fields.integer("max_tokens", 1),
             temperature=fields.number("temperature", 0, 1),
             top_p=fields.number("top_p", 0, 1),
             stop=_stops(fields),
+            top_k=top_k_of(fields, 0),
         ),
     )
 
 
+def _check_unused(fields: Fields) -> None:
+    """Raises RequestError for what can't be honoured, and for what is no such field though it changes nothing here."""
+    for key, reason in _UNSUPPORTED.items():
+        if fields.value.get(key):
+            raise RequestError(reason, key)
+    fields.object("metadata").string("user_id")
+    fields.string("service_tier")
+    fields.string("inference_geo")
+    fields.string("speed")
+
+
+def _check_free(fields: Fields, choice: str, answer: Mapping[str, Any] | None) -> None:
+    """Raises RequestError where an answer can't begin with a text of the client's, as Anthropic's API does."""
+    where = f"messages[{len(fields.list('messages')) - 1}]"
+    if choice not in ("auto", "none"):
+        raise RequestError("expected a message of the user at the end where tool_choice wants a call", where)
+    if answer is not None:
+        raise RequestError("expected a message of the user at the end where output_config has a format", where)
+    if fields.object("thinking").string("type") == "enabled":
+        raise RequestError("expected a message of the user at the end where thinking is enabled", where)
+
+
 def _tools(fields: Fields, loaded: Set[str]) -> tuple[Tool, ...]:
     """The tools that the model is shown: of those that are deferred, the ones that a search has found."""
-    values = fields.list("tools", optional=True)
-    tools = tuple(_tool(one, f"tools[{i}]") for i, one in enumerate(values))
-    shown = tuple(
-        tool
-        for i, tool in enumerate(tools)
-        if tool.name in loaded or not Fields(values[i], f"tools[{i}]").boolean("defer_loading", default=False)
-    )
-    if len(shown) < len(tools):
-        Schemas(tools)  # while a fault's path is still the client's
-    return shown
+    tools, deferred = made_of(fields.list("tools", optional=True), Messages.read_tools)
+    if deferred <= loaded:
+        return tools
+    Schemas(tools)  # while a fault's path is still the client's
+    return tuple(tool for tool in tools if tool.name in loaded or tool.name not in deferred)
 
 
 def _tool(value: Any, where: str) -> Tool:
@@ -146,9 +180,7 @@ def _thinking(fields: Fields, model: str) -> bool | None:
     if kind not in _THINKING:
         raise RequestError(f"expected one of {', '.join(_THINKING)}, got {kind!r}", thinking.at("type"))
     thinking.integer("budget_tokens", 1)
-    row = variant_of_model(model)
-    always = row is not None and row.thinks and not row.opens_thinking
-    return False if kind == "disabled" and not always else None
+    return False if kind == "disabled" and not always_thinks(model) else None
 
 
 def _answer(form: Fields) -> Mapping[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """`name` is how it is told of and counted. What stands in braces at its end is any text, with slashes in it."""
+    """`name` is how it is told of and counted. What stands in braces is any text without slashes."""
 
     name: str
     handlers: Mapping[str, Handler]
@@ -22,6 +23,10 @@ class Path:
     """None where clients of several use it."""
     is_work: bool = False
     """Whether a model answers: such requests are limited, and waited for when the server stops."""
+    has_slashes: bool = False
+    """Whether what stands in braces may have slashes, as the names of models do."""
+    absent: str | None = None
+    """Why there is nothing here, though the API has it elsewhere."""
 
     def handler(self, method: str) -> Handler | None:
         """What answers; HEAD is a GET of which the body isn't sent."""
@@ -32,6 +37,12 @@ class Path:
         """Its methods, as a header has them."""
         return ", ".join([*self.handlers, *(["HEAD"] if "GET" in self.handlers else [])])
 
+    def pattern(self) -> re.Pattern[str]:
+        """What it is at."""
+        begin, _, rest = self.name.partition("{")
+        end = rest.partition("}")[2]
+        return re.compile(re.escape(begin) + (r".+" if self.has_slashes else r"[^/]+") + re.escape(end), re.DOTALL)
+
 
 class Paths:
     """Finds the path that a request means."""
@@ -39,11 +50,11 @@ class Paths:
     def __init__(self, paths: Iterable[Path]) -> None:
         self.all = tuple(paths)
         self._exact = {path.name: path for path in self.all if "{" not in path.name}
-        self._open = [(path.name.partition("{")[0], path) for path in self.all if "{" in path.name]
+        self._open = [(path.pattern(), path) for path in self.all if "{" in path.name]
 
     def find(self, text: str) -> Path | None:
         """The path, or None where there is none."""
         found = self._exact.get(text)
         if found is not None:
             return found
-        return next((path for begin, path in self._open if text.startswith(begin) and len(text) > len(begin)), None)
+        return next((path for pattern, path in self._open if pattern.fullmatch(text)), None)

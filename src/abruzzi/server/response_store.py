@@ -25,6 +25,7 @@ class ResponseNotFound(Refusal):
     """No response with this id is kept, or not any more."""
 
     status = 404
+    code = "response_not_found"
 
 
 class PreviousNotFound(ResponseNotFound):
@@ -43,6 +44,8 @@ class Stored:
     previous: Stored | None = None
     item_ids: Sequence[str] = ()
     """Of the items that may be referred to: those that got their ids from us."""
+    owner: bytes | None = None
+    """The digest of the key that it was made with: for holders of others it isn't there."""
     holders: int = field(default=0, repr=False)
     """How many hold it in memory: the store, and responses held in memory that went on from it."""
 
@@ -78,11 +81,20 @@ class ResponseStore:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, response: Mapping[str, Any], items: Sequence[Item], previous: Stored | None, made: set[str]) -> None:
-        """Keep a response and the items it answers; `made`: the ids of those that may be referred to."""
+    def add(
+        self,
+        response: Mapping[str, Any],
+        items: Sequence[Item],
+        previous: Stored | None,
+        made: set[str],
+        owner: bytes | None = None,
+    ) -> None:
+        """Keep a response and the items it answers; `made`: the ids of those that may be referred to. `owner`: the
+        digest of the key that it was made with.
+        """
         ids = (*made, *(item["id"] for item in response["output"]))
         encode = msgspec.json.encode
-        stored = Stored(str(response["id"]), encode(response), encode(items), previous, ids)
+        stored = Stored(str(response["id"]), encode(response), encode(items), previous, ids, owner)
         if _whole_size(stored) > self._most_bytes:
             return  # it would push out all others, and itself
         self._kept[stored.id] = stored
@@ -91,30 +103,31 @@ class ResponseStore:
             _, oldest = self._kept.popitem(last=False)
             self._release(oldest)
 
-    def get(self, id: str) -> Stored:
-        """Raises ResponseNotFound."""
-        if id not in self._kept:
-            raise ResponseNotFound(f"response {id!r} is not kept here")
+    def get(self, id: str, owner: bytes | None = None) -> Stored:
+        """Raises ResponseNotFound, also for one of another owner's."""
+        stored = self._kept.get(id)
+        if stored is None or stored.owner != owner:
+            raise ResponseNotFound(f"response {id[:200]!r} is not kept here")
         self._kept.move_to_end(id)
-        return self._kept[id]
+        return stored
 
-    def previous(self, id: str) -> Stored:
+    def previous(self, id: str, owner: bytes | None = None) -> Stored:
         """The one to go on from. Raises PreviousNotFound."""
         try:
-            return self.get(id)
+            return self.get(id, owner)
         except ResponseNotFound:
-            reason = f"previous response {id!r} not found: it was not stored, or gave way to newer ones"
+            reason = f"previous response {id[:200]!r} not found: it was not stored, or gave way to newer ones"
             raise PreviousNotFound(reason, "previous_response_id") from None
 
-    def delete(self, id: str) -> None:
+    def delete(self, id: str, owner: bytes | None = None) -> None:
         """Raises ResponseNotFound."""
-        self._release(self.get(id))
+        self._release(self.get(id, owner))
         del self._kept[id]
 
-    def item(self, id: str) -> Item | None:
-        """The item with this id, of a response in memory."""
+    def item(self, id: str, owner: bytes | None = None) -> Item | None:
+        """The item with this id, of one of the owner's responses in memory."""
         stored = self._holding.get(id)
-        if stored is None:
+        if stored is None or stored.owner != owner:
             return None
         items = [*stored.own_input(), *msgspec.json.decode(stored.response)["output"]]
         return next((item for item in items if item["id"] == id), None)

@@ -8,26 +8,26 @@ the answer's `abruzzi`, which tells what was done to it, beside `usage`: `"abruz
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
 from abruzzi.chat import ChatRequest
 from abruzzi.protocol.errors import AbruzziError, RequestError
+from abruzzi.protocol.kept import made_of
 from abruzzi.protocol.messages import Message
 from abruzzi.protocol.variants import Variant
-from abruzzi.server.chat_completions import answer_schema, error_body, sampling_params
-from abruzzi.server.dialect import Call, Fields
+from abruzzi.server.chat_completions import answer_schema, error_body
+from abruzzi.server.dialect import Call, Dialect, Fields
 from abruzzi.server.exchange import Exchange
-from abruzzi.server.refusals import NoSuchPath, WrongMethod
-from abruzzi.server.response_store import Item, PreviousNotFound, ResponseStore
+from abruzzi.server.openai_fields import EFFORTS, VERBOSITIES, check_unused, metadata_of, refuse_unsupported
+from abruzzi.server.response_store import Item, ResponseStore
 from abruzzi.server.responses_input import conversation, read_items
 from abruzzi.server.responses_output import Encoder
-from abruzzi.server.responses_tools import read_choice, read_tools
+from abruzzi.server.responses_tools import Declared, read_choice, read_tools
+from abruzzi.server.sampling import sampling_params
 
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-_TIERS = ("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
 _ENCRYPTED = "reasoning.encrypted_content"
 # All but the first tell of hosted tools and of images, of which there are none here.
 _INCLUDES = (
@@ -40,36 +40,42 @@ _INCLUDES = (
     "code_interpreter_call.outputs",
 )
 _MAX_LISTED = 100
+_UNSUPPORTED: Mapping[str, str] = {
+    "conversation": "not supported here: expected previous_response_id, or the whole conversation in input",
+    "prompt": "not supported here: no prompts are kept; expected instructions and input",
+    "top_logprobs": "not supported here: expected POST /v1/chat/completions where logprobs are wanted",
+}
 
 
-class Responses:
+class Responses(Dialect):
     """The dialect of `POST /v1/responses`, in front of a model of this variant, and its store."""
 
     def __init__(self, variant: Variant, store: ResponseStore | None = None) -> None:
         self._variant = variant
         self.store = ResponseStore() if store is None else store
 
-    def decode(self, body: dict[str, Any], model: str) -> Call:
+    def decode(self, body: dict[str, Any], model: str, owner: bytes | None = None) -> Call:
         fields = Fields(body)
         _refuse_unsupported(fields)
+        check_unused(fields)
         previous_id = fields.string("previous_response_id")
-        previous = None if previous_id is None else self.store.previous(previous_id)
+        previous = None if previous_id is None else self.store.previous(previous_id, owner)
         made: set[str] = set()
-        items = read_items(body.get("input"), self.store.item, made)
+        items = read_items(body.get("input"), partial(self.store.item, owner=owner), made)
         messages = conversation(() if previous is None else previous.items(), items)
         # Those of the response that is gone on from don't hold any more.
         if instructions := fields.string("instructions"):
             messages.insert(0, Message("system", instructions))
         if not messages:
             raise RequestError("expected at least one item that says something", "input")
-        declared = read_tools(fields.list("tools", optional=True))
+        declared = made_of(fields.list("tools", optional=True), self.read_tools)
         choice, allowed = read_choice(body.get("tool_choice"), declared)
         text = fields.object("text")
         form = text.object("format")
-        verbosity = _one_of(text, "verbosity", "low", "medium", "high")
+        verbosity = text.one_of("verbosity", *VERBOSITIES)
         request = ChatRequest(
             messages=tuple(messages),
-            tools=tuple(declared.tools),
+            tools=declared.shown,
             tool_choice=choice,
             allowed_tools=allowed,
             parallel_tool_calls=fields.boolean("parallel_tool_calls", default=True),
@@ -89,47 +95,50 @@ class Responses:
             "tool_choice": body.get("tool_choice") or "auto",
             "tools": declared.told,
         }
+        kept = partial(self.store.add, items=items, previous=previous, made=made, owner=owner)
         encoder = Encoder(
             told,
             bare=not fields.boolean("abruzzi", default=True),
             carries=_ENCRYPTED in _include(fields),
             names=declared.names,
-            keep=partial(self.store.add, items=items, previous=previous, made=made) if stores else lambda _: None,
+            keep=kept if stores else lambda _: None,
         )
         stream = fields.boolean("stream", default=False)
         return Call(request, encoder, stream=stream, model=fields.string("model") or model)
 
+    @staticmethod
+    def read_tools(values: Sequence[Any]) -> Declared:
+        return read_tools(values)
+
     def error(self, error: AbruzziError) -> Mapping[str, Any]:
-        body = error_body(error)
-        if isinstance(error, PreviousNotFound):
-            body["error"]["code"] = error.code
-        return body
+        return error_body(error, "input")
 
     def _thinking(self, reasoning: Fields) -> bool | None:
         """No model of K2's family knows more of an effort than whether to make one, and not all know that."""
-        effort = _one_of(reasoning, "effort", *_EFFORTS)
+        effort = reasoning.one_of("effort", *EFFORTS)
         return False if effort in ("none", "minimal") and self._variant.opens_thinking else None
 
     # What is stored
 
     async def stored(self, exchange: Exchange) -> None:
-        """GET and DELETE of `/v1/responses/{id}`, GET of `/v1/responses/{id}/input_items`."""
-        id, _, rest = str(exchange.scope["path"]).removeprefix("/v1/responses/").partition("/")
-        query = dict(parse_qsl(exchange.scope["query_string"].decode("latin-1")))
-        deletes = exchange.scope["method"] == "DELETE"
-        if rest == "input_items":
-            if deletes:
-                raise WrongMethod(f"{exchange.scope['path'][:200]} takes GET, not DELETE", "GET")
-            await exchange.answer_json(200, _listed(self.store.get(id).own_input(), query))
-        elif rest:
-            raise NoSuchPath(f"no {exchange.scope['path'][:200]} here")
-        elif deletes:
-            self.store.delete(id)
+        """GET and DELETE of `/v1/responses/{id}`."""
+        id = str(exchange.scope["path"]).removeprefix("/v1/responses/")
+        if exchange.scope["method"] == "DELETE":
+            self.store.delete(id, exchange.key)
             await exchange.answer_json(200, {"id": id, "object": "response", "deleted": True})
-        elif query.get("stream", "false") != "false":
+        elif _query(exchange).get("stream", "false") != "false":
             raise RequestError("a stored response can't be streamed", "stream")
         else:
-            await exchange.answer(200, self.store.get(id).response)
+            await exchange.answer(200, self.store.get(id, exchange.key).response)
+
+    async def input_items(self, exchange: Exchange) -> None:
+        """GET of `/v1/responses/{id}/input_items`."""
+        id = str(exchange.scope["path"]).removeprefix("/v1/responses/").removesuffix("/input_items")
+        await exchange.answer_json(200, _listed(self.store.get(id, exchange.key).own_input(), _query(exchange)))
+
+
+def _query(exchange: Exchange) -> dict[str, str]:
+    return dict(parse_qsl(exchange.scope["query_string"].decode("latin-1")))
 
 
 def _listed(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
@@ -155,9 +164,7 @@ def _refuse_unsupported(fields: Fields) -> None:
     """What would give the answer another form and isn't done here is refused, rather than forgotten without a word."""
     if fields.boolean("background", default=False):
         raise RequestError("not supported: a response is made while its client waits", "background")
-    for key in ("conversation", "prompt", "top_logprobs"):
-        if fields.value.get(key):
-            raise RequestError("not supported", key)
+    refuse_unsupported(fields, _UNSUPPORTED)
 
 
 def _include(fields: Fields) -> tuple[str, ...]:
@@ -190,13 +197,6 @@ def _format_told(form: Fields) -> dict[str, Any]:
     return {**told, **_given(form, "name", "description"), "schema": form.object("schema").value, "strict": strict}
 
 
-def _one_of(fields: Fields, key: str, *values: str) -> str | None:
-    value = fields.string(key)
-    if value not in (None, *values):
-        raise RequestError(f"expected one of {', '.join(values)}, got {value!r}", fields.at(key))
-    return value
-
-
 def _given(fields: Fields, *keys: str) -> dict[str, str]:
     """Strings that may be left out, where they aren't."""
     return {key: value for key in keys if (value := fields.string(key))}
@@ -204,23 +204,17 @@ def _given(fields: Fields, *keys: str) -> dict[str, str]:
 
 def _told(fields: Fields) -> dict[str, Any]:
     """What a response repeats of the request as it stands there, or what was done in its place."""
-    fields.object("stream_options")
-    metadata = fields.object("metadata")
-    for key in metadata.value:
-        if metadata.string(key) is None:
-            raise RequestError("expected a string, got null", metadata.at(key))
-    _one_of(fields, "truncation", "auto", "disabled")
-    _one_of(fields, "service_tier", *_TIERS)
+    fields.one_of("truncation", "auto", "disabled")
     reasoning = fields.object("reasoning")
     return {
         **_given(fields, "user", "safety_identifier", "prompt_cache_key"),
         "background": False,
         "max_output_tokens": fields.integer("max_output_tokens", 1),
         "max_tool_calls": fields.integer("max_tool_calls", 1),
-        "metadata": dict(metadata.value),
+        "metadata": metadata_of(fields),
         "reasoning": {
             "effort": reasoning.string("effort"),
-            "summary": _one_of(reasoning, "summary", "auto", "concise", "detailed"),
+            "summary": reasoning.one_of("summary", "auto", "concise", "detailed"),
         },
         "service_tier": "default",
         "temperature": fields.number("temperature", 0, 2),

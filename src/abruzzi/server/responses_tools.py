@@ -9,7 +9,7 @@ from typing import Any
 from abruzzi.guide.schema import compile
 from abruzzi.guide.strict import check_strict
 from abruzzi.protocol.errors import RequestError
-from abruzzi.protocol.messages import Tool
+from abruzzi.protocol.messages import Tool, Tools
 from abruzzi.server.dialect import Fields
 from abruzzi.server.responses_input import flat_name
 
@@ -37,6 +37,9 @@ class Declared:
     """As the response lists them."""
     names: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Namespace and name there of those that stand in one, by the name that the model is shown."""
+    shown: Tools = field(default_factory=Tools)
+    """The tools, when all are there."""
+    _shown: set[str] = field(default_factory=set)
 
     def add(self, fields: Fields, namespace: str | None = None) -> dict[str, Any]:
         """One function, checked. Returns it as a response lists it."""
@@ -47,13 +50,14 @@ class Declared:
             tool = Tool.from_openai({"type": "function", "function": function}, "")
         except RequestError as error:
             raise _moved(error, ".function", fields) from None
-        if any(one.name == tool.name for one in self.tools):
+        if tool.name in self._shown:
             raise RequestError(f"two tools are called {tool.name!r}", fields.at("name"))
         if tool.strict and tool.parameters is not None:
             check_strict(tool.parameters, fields.at("parameters"))
         # What is compiled is remembered, so that this costs nothing twice; here the place in the body is known.
         compile(tool.parameters, name=tool.name, where=fields.at("parameters"))
         self.tools.append(tool)
+        self._shown.add(tool.name)
         if namespace and name:
             self.names[tool.name] = namespace, name
         told = {"description": tool.description, "parameters": tool.parameters, "strict": tool.strict or False}
@@ -82,6 +86,7 @@ def read_tools(values: Sequence[Any]) -> Declared:
                 declared.told.append(namespace)
         elif kind not in _LEFT_OUT:
             raise RequestError(f"expected function or namespace, got {kind!r}: no other runs here", fields.at("type"))
+    declared.shown = Tools(declared.tools)
     return declared
 
 

@@ -62,32 +62,32 @@ class Telemetry:
             return
         call, end = exchange.call, time.time_ns()
         began = end - int((time.perf_counter() - exchange.began) * 1e9)
-        carrier = {
-            name: value.decode("latin-1")
-            for name in ("traceparent", "tracestate")
-            if (value := exchange.headers.get(name.encode()))
-        }
         span = self._tracer.start_span(
             f"chat {call.model}",
-            context=self._parents.extract(carrier),
+            context=self._parent(exchange),
             # Its parent is the client's own span, in another process: this is how that was served.
             kind=trace.SpanKind.SERVER,
-            attributes=self._asked(exchange),
+            attributes=self._asked(exchange) | _answered(exchange),
             start_time=began,
         )
-        span.set_attributes(_answered(exchange))
-        if exchange.error is not None:
-            span.set_attribute("error.type", error_type(exchange.error))
-            # A client's mistake is none of the server's.
-            if not isinstance(exchange.error, RequestError):
-                # Without its words, which may hold what was asked or answered.
-                span.set_status(trace.StatusCode.ERROR)
+        # A client's mistake is none of the server's.
+        if exchange.error is not None and not isinstance(exchange.error, RequestError):
+            # Without its words, which may hold what was asked or answered.
+            span.set_status(trace.StatusCode.ERROR)
         span.end(end)
 
     def close(self) -> None:
         """Send what hasn't been sent yet. May take seconds."""
         if self._is_ours:
             self._provider.shutdown()
+
+    def _parent(self, exchange: Exchange) -> Any:
+        carrier = {
+            name: value.decode("latin-1")
+            for name in ("traceparent", "tracestate")
+            if (value := exchange.headers.get(name.encode()))
+        }
+        return self._parents.extract(carrier)
 
     def _asked(self, exchange: Exchange) -> dict[str, Any]:
         assert exchange.call is not None
@@ -119,6 +119,8 @@ def _answered(exchange: Exchange) -> dict[str, Any]:
         told["http.response.status_code"] = exchange.status
     if exchange.first is not None:
         told["gen_ai.response.time_to_first_chunk"] = exchange.first - exchange.began
+    if exchange.error is not None:
+        told["error.type"] = error_type(exchange.error)
     if reports:
         told |= {
             "gen_ai.response.finish_reasons": exchange.finish_reasons,
@@ -127,6 +129,7 @@ def _answered(exchange: Exchange) -> dict[str, Any]:
             "gen_ai.usage.cache_read.input_tokens": max(report.usage.cached for report in reports),
             "abruzzi.guarantee": [report.guarantee for report in reports],
             "abruzzi.resumes": sum(report.resumes for report in reports),
+            "abruzzi.engine": [report.engine for report in reports],
         }
     return told
 

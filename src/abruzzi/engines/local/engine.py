@@ -19,7 +19,7 @@ from abruzzi.engines.local.slots import Slots
 from abruzzi.engines.local.tokenizer import Tokenizer
 from abruzzi.engines.local.turn import Turn
 from abruzzi.guide.grammar import Grammar
-from abruzzi.protocol.errors import EngineError, EngineUnavailable, RequestError
+from abruzzi.protocol.errors import EngineError, EngineUnavailable, PromptTooLong, RequestError
 from abruzzi.protocol.prompt import Prompt
 
 # Requests answered at the same time; more wait their turn.
@@ -103,7 +103,8 @@ class LocalEngine:
         assert length is not None
         room = length - len(ids)
         if room < 1:
-            raise RequestError(f"the conversation is {len(ids)} tokens long, the model reads {length}")
+            raise PromptTooLong(f"the conversation is {len(ids)} tokens long, the model reads {length}")
+        self._check_bias(params)
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
 
@@ -142,6 +143,13 @@ class LocalEngine:
                     return
         finally:
             turn.cancelled = True
+
+    def _check_bias(self, params: SamplingParams) -> None:
+        """llama.cpp would leave out ids that its model hasn't, without a word."""
+        size = self._tokenizer.vocabulary_size
+        for id, _ in params.logit_bias:
+            if id >= size:
+                raise RequestError(f"expected the id of a token, below {size}, got {id}", "logit_bias")
 
     def _matcher(self, grammar: Grammar) -> LLMatcher | None:
         """The grammar, behind what of the turn is written; None where that is in a spelling that it doesn't have."""

@@ -25,6 +25,8 @@ from abruzzi.protocol.errors import EngineError
 _ALTERNATIVES = 40
 # From so many on, reading forced tokens as a prompt is faster than generating them.
 _FORCED = 2
+# Added to the logits of tokens of which one is to come; the client's own bias, of at most 100, still tells which.
+_ALLOWED = 200.0
 # Room that is asked for at a time.
 _MORE = 1024
 
@@ -128,7 +130,7 @@ class Turn:
         return reason
 
     def _request(self, count: int, options: Mapping[str, Any]) -> dict[str, Any]:
-        temperature = self.params.temperature or 0.0
+        params, temperature = self.params, self.params.temperature or 0.0
         request = {
             "prompt": self.ids,
             "n_predict": count,
@@ -138,10 +140,14 @@ class Turn:
             "id_slot": self.slot,
             "cache_prompt": True,
             "temperature": temperature,
-            "top_p": 1.0 if self.params.top_p is None else self.params.top_p,
-            "top_k": 0,
-            "min_p": 0.0,
-            "n_probs": _ALTERNATIVES if self.matcher else self.params.logprobs or 1,
+            "top_p": 1.0 if params.top_p is None else params.top_p,
+            "top_k": max(0, params.top_k or 0),
+            "min_p": params.min_p or 0.0,
+            "frequency_penalty": params.frequency_penalty or 0.0,
+            "presence_penalty": params.presence_penalty or 0.0,
+            "repeat_penalty": params.repetition_penalty or 1.0,
+            "logit_bias": params.logit_bias,
+            "n_probs": _ALTERNATIVES if self.matcher else params.logprobs or 1,
             "seed": self.random.getrandbits(31),
         }
         return {**request, **options}
@@ -216,7 +222,9 @@ class Turn:
             self._accept(allowed[:1])
             return
         before = self.generated
-        reason = self._ask(1, {"logit_bias": [[id, 100.0] for id in whole]}, self._on_token)
+        bias = dict(self.params.logit_bias)
+        wanted = [[id, _ALLOWED + bias.get(id, 0.0)] for id in whole]
+        reason = self._ask(1, {"logit_bias": wanted}, self._on_token)
         if self.generated == before and reason != "stop" and not self.cancelled:
             raise EngineError("llama.cpp generated a token that its logit bias rules out")
         self.over = self.over or reason == "stop"

@@ -1,0 +1,41 @@
+"""The messages of OpenAI's chat API, held to what its description demands of each role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from abruzzi.protocol.errors import RequestError
+from abruzzi.protocol.messages import Message
+
+# Of an assistant's message, what may stand in place of its content.
+_IN_PLACE = ("tool_calls", "reasoning_content", "refusal")
+_UNSUPPORTED = {"function_call": "expected tool_calls, got a function_call", "audio": "this model reads text only"}
+
+
+def read_message(value: Any, where: str) -> Message:
+    """One entry of `messages`. Raises RequestError, with the path of the fault."""
+    message = Message.from_openai(value, where)
+    at = f"{where}.content"
+    content = value.get("content")
+    if content is None and message.role != "assistant":
+        raise RequestError(f"expected the content of a {message.role} message, got none", at)
+    if isinstance(content, list) and not content:
+        raise RequestError("expected a string or at least one content part, got an empty list", at)
+    if message.role == "tool" and not message.tool_call_id:
+        raise RequestError("expected the id of the call that it answers, a string", f"{where}.tool_call_id")
+    return _assistant(message, value, where) if message.role == "assistant" else message
+
+
+def _assistant(message: Message, value: Mapping[str, Any], where: str) -> Message:
+    # An empty answer may come back as it was given, with a content of null.
+    if "content" not in value and not any(value.get(key) for key in _IN_PLACE):
+        raise RequestError("expected content or tool_calls in an assistant message, got neither", f"{where}.content")
+    for key, reason in _UNSUPPORTED.items():
+        if value.get(key):
+            raise RequestError(reason, f"{where}.{key}")
+    refusal = value.get("refusal")
+    if not isinstance(refusal, str | None):
+        raise RequestError("expected a string", f"{where}.refusal")
+    return message if message.content is not None else replace(message, content=refusal)

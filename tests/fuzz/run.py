@@ -1,0 +1,52 @@
+"""No request brings the server to a 5xx: schemathesis, against `abruzzi serve` in front of an engine that plays a script.
+
+    python tests/fuzz/run.py SCHEMATHESIS [--examples 500] [--openai FILE] [--report FOLDER] [OPTION ...]
+
+SCHEMATHESIS is its command, in an environment of its own, for it pins another jsonschema-rs than this project
+(`nox -s fuzz` sees to that). It makes requests right and wrong out of OpenAI's description, which lies in the shared
+data beside a checkout, and of the types of Anthropic's client. Exit status 1: something was found; 77: there is no
+description. OPTION goes to `schemathesis run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from bench.server_middles import abruzzi, engine  # noqa: E402
+
+from tests.fuzz.description import description  # noqa: E402
+
+ORDER = "CHUNKS=12 PACE=0 KIND=both"
+"""A text, and a call of a tool that hardly a request declares."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Looks for requests that bring the server to a 5xx.")
+    parser.add_argument("schemathesis")
+    parser.add_argument("--examples", type=int, default=500, help="of a path and method")
+    parser.add_argument("--openai", type=Path, default=ROOT.parent / "shared" / "data" / "openai" / "openapi.json.xz")
+    parser.add_argument("--report", type=Path, help="a folder for all that was asked and answered")
+    options, more = parser.parse_known_args()
+    if not options.openai.exists():
+        print(f"no fuzzing: expected OpenAI's description at {options.openai}; say where it is with --openai")
+        return 77
+    with tempfile.TemporaryDirectory() as folder, engine(ORDER) as source, abruzzi(source.port, "text") as middle:
+        file = Path(folder, "openapi.json")
+        file.write_text(json.dumps(description(options.openai)))
+        reports = ["--report", "ndjson,junit", "--report-dir", str(options.report)] if options.report else []
+        command = [options.schemathesis, "run", str(file), "--url", f"http://127.0.0.1:{middle.port}"]
+        limits = ["--max-examples", str(options.examples), "--continue-on-failure", "--request-timeout", "30"]
+        checks = ["--checks", "not_a_server_error", "--suppress-health-check", "all"]
+        return subprocess.run([*command, *limits, *checks, *reports, *more], cwd=folder).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
