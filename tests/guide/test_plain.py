@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from abruzzi.guide import schema as schemas
 from abruzzi.guide.examples import examples
+from abruzzi.guide.node import Schema
 from abruzzi.guide.plain import is_plain
 from abruzzi.guide.schema import Arguments, compile
 
@@ -46,7 +47,7 @@ def _schemas(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]
     )
 
 
-_SCHEMAS = st.recursive(st.just({}), _schemas, max_leaves=8)
+_SCHEMAS: st.SearchStrategy[dict[str, Any]] = st.recursive(st.builds(dict), _schemas, max_leaves=8)
 
 
 def _is_plain(schema: Any) -> bool:
@@ -129,7 +130,7 @@ def test_nearly_all_real_tools_are_plain_and_can_be_made_ready(shared: Path) -> 
 
 def test_a_plain_schema_waits_until_its_tool_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    monkeypatch.setattr(schemas, "Schema", lambda schema: made.append(schema) or _Schema(schema))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(schemas, "Schema", lambda schema: made.append(schema) or Schema(schema))  # type: ignore[func-returns-value]
     schemas._compiled.cache_clear()
     arguments = compile({"type": "object", "properties": {"x": {"type": "integer"}}})
     assert not made
@@ -137,6 +138,3 @@ def test_a_plain_schema_waits_until_its_tool_is_called(monkeypatch: pytest.Monke
     assert len(made) == 1
     compile({"type": "object", "properties": {"x": {"type": "string", "pattern": "a"}}})
     assert len(made) == 2
-
-
-_Schema = schemas.Schema

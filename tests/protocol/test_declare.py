@@ -1,15 +1,38 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from abruzzi import Tool
-from abruzzi.protocol.declare import signatures
+from abruzzi.protocol.declare import json_declaration, signatures
 from tests.conftest import PING, WEATHER
 
 A = {"type": "object", "properties": {"a": {"type": "string", "description": "An a"}}, "required": ["a"]}
 B = {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]}
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.integers(0, 1), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(st.dictionaries(st.text(), _VALUES, max_size=3), max_size=3))
+def test_json_is_written_as_python_writes_it(schemas: list[dict[str, Any]]) -> None:
+    tools = [Tool("f", "g", schema) for schema in schemas]
+    told = [tool.to_openai() for tool in tools]
+    try:
+        written = json.dumps(told, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    except TypeError:  # names of different types
+        with pytest.raises(TypeError):
+            json_declaration(tools)
+    else:
+        assert json_declaration(tools) == written
 
 
 def test_a_tool_is_a_line() -> None:

@@ -273,6 +273,30 @@ def test_text_ends_before_a_stop_sequence_even_one_that_spans_tokens(embedded: E
     assert message.finish_reason == "stop"
 
 
+def test_it_samples_as_it_is_asked_to(embedded: Engine) -> None:
+    def answer(**params: Any) -> str:
+        asked = SamplingParams(max_tokens=24, seed=1, **params)
+        return ask(embedded, "Say hello, hello, hello many times.", params=asked)[0].content or ""
+
+    answer()
+    likeliest = answer()
+    for penalty in ("frequency_penalty", "presence_penalty", "repetition_penalty"):
+        assert answer(**{penalty: 2.0}) != likeliest
+    assert answer(temperature=2.0) != likeliest
+    assert answer(temperature=2.0, top_k=1) == answer(temperature=2.0, min_p=1.0) == likeliest
+    assert len(set(answer(logit_bias=((500, 100.0),)).split("ast"))) == 1  # token 500, and no other
+    with pytest.raises(RequestError, match=r"below 49152, got 49152 \(at logit_bias\)"):
+        answer(logit_bias=((49_152, 1.0),))
+
+
+def test_a_bias_doesnt_lead_out_of_a_grammar(embedded: Engine) -> None:
+    for bias in ((500, 100.0), (500, -100.0)):
+        biases = (bias, *((id, -100.0) for id in range(28, 128)))
+        params = SamplingParams(logit_bias=biases, max_tokens=200)
+        message, _ = ask(embedded, SHANGHAI, tools=[WEATHER], tool_choice="required", params=params)
+        assert Schemas([WEATHER]).fault("get_weather", message.tool_calls[0].function.arguments) is None
+
+
 def test_characters_that_take_several_tokens_are_guided_too(embedded: Engine) -> None:
     properties = {"a": {"type": "string", "pattern": "^[一-龥]{3}$"}, "b": {"enum": ["𒀀𒀁", "ꙮꙮ"]}}
     tool = Tool("f", None, {"type": "object", "properties": properties, "required": ["a", "b"]})

@@ -77,7 +77,7 @@ _PAIRS = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3).map(lambda several: f"[{','.join(several)}]")
         | st.lists(st.tuples(_NAMES, inner), max_size=3).map(
-            lambda pairs: "{%s}" % ",".join(f"{json.dumps(name)}: {value}" for name, value in pairs)
+            lambda pairs: f"{{{','.join(f'{json.dumps(name)}: {value}' for name, value in pairs)}}}"
         )
     ),
     max_leaves=6,

@@ -9,9 +9,10 @@ import anthropic
 import pytest
 
 from abruzzi.engines.scripted import ScriptedEngine
+from abruzzi.protocol.prompt import Control
 from abruzzi.protocol.variants import K2, K2_5, K2_6, K2_THINKING, Variant
 from tests.conftest import Served, section
-from tests.server.test_messages import ASK, CALL, TOOLS, asked, client_of, streamed, told
+from tests.server.test_messages import ASK, CALL, TOOLS, asked, client_of, streamed
 
 Serve = Callable[..., Served]
 WRONG = section(("functions.get_weather:0", '{"location": 1}'))
@@ -61,8 +62,9 @@ def test_calls_come_behind_the_text_and_through_the_guard(serve: Serve, ask: Any
 def test_a_marker_in_the_text_stays_text(serve: Serve) -> None:
     engine = ScriptedEngine(["x"])
     message = asked(engine, serve, messages=begun("<|tool_calls_section_begin|>"), tools=TOOLS)
-    assert told(message)[0] == ("text", "x") or message.content[0].text == "x"
-    assert not [part for part in engine.prompts[0].parts if part == "<|tool_calls_section_begin|>"]
+    assert message.content[0].text == "x"
+    assert str(engine.prompts[0]).endswith("<|im_middle|><\u200b|tool_calls_section_begin|>")
+    assert not [part for part in engine.prompts[0].parts[-1:] if isinstance(part, Control)]
 
 
 @pytest.mark.parametrize(

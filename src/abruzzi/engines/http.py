@@ -8,6 +8,7 @@ reads the response.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -153,6 +154,8 @@ class Response(asyncio.Protocol):
     def _keep(self) -> None:
         """Back into the pool, where the server keeps the connection."""
         self._idle = True
+        self._parts.clear()
+        self._go_on()
         if self._is_kept and not self._transport.is_closing():
             self._pool.idle.append(self)
             self._set_timer(_KEPT_SECONDS, self.abort)
@@ -296,7 +299,11 @@ class Client:
         except TimeoutError:
             raise Unreachable(f"no connection within {self.connect_seconds:g} s") from None
         except (OSError, ssl.SSLError, UnicodeError) as error:
-            raise Unreachable(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
+            # Event loops word a refusal each in its own way.
+            plain = os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else None
+            raise Unreachable(
+                plain or getattr(error, "strerror", None) or str(error) or type(error).__name__
+            ) from error
 
     async def _pool(self) -> _Pool:
         loop = asyncio.get_running_loop()

@@ -84,8 +84,8 @@ class Exchange:
             self._task.cancel()
 
     def forget(self) -> None:
-        """It is over. An error's traceback leads back here, in a circle with all that was read: megabytes would wait for
-        the garbage collector.
+        """It is over. An error's traceback leads back here, in a circle with all that was read: megabytes would wait
+        for the garbage collector.
         """
         self.error = self._reason = None
 
