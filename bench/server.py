@@ -1,7 +1,7 @@
 """What it costs to have the server between a client and its engine, beside nginx and LiteLLM's proxy.
 
-    python bench/server.py [--streams 1 64 512] [--chunks 300] [--requests 400] [--seconds 10] [--only NAME ...]
-                           [--litellm COMMAND] [--json FILE]
+    python bench/server.py [--streams 1 64 512] [--requests 400] [--seconds 10] [--only NAME ...] [--many SECONDS]
+                           [--large TOOLS] [--litellm COMMAND] [--json FILE]
 
 All stand in front of the same engine (`server_engine.py`), which costs next to nothing, and are asked by the same
 client, on one machine, one after another. Needs `nginx` in the PATH (Debian: nginx-light) and LiteLLM's proxy
@@ -13,10 +13,22 @@ client, on one machine, one after another. Needs `nginx` in the PATH (Debian: ng
     abruzzi      no tools: chat API in front, raw completions behind
     with guard   with a tool: every chunk is part of a call's arguments, and goes through the guard
 
-    CPU/request  CPU time of the middle a request: a stream of one chunk, 8 at a time
-    CPU/chunk    CPU time of the middle a chunk, the requests' taken off
+    CPU/request  CPU time of the middle a request: a stream of one chunk (of a call: eight), 8 at a time, the median of
+                 three rounds
+    CPU/chunk    CPU time of the middle a chunk of the engine, while so many streams run and none begins or ends: the
+                 median of five windows, and the least and most
     first        added time to the first chunk beside so many streams, median and 99th percentile
-    memory       resident, at most
+    MB           resident at most, all its processes
+    large        a new body of 5,000 tools, 2.9 MB: from when the client begins to send it to the first byte of what the
+                 engine is asked; cold, and the same again; medians of three
+    many         512 streams at once for a minute, each of text and then a call, compared to what the engine wrote
+                 character by character
+
+All streams together have `--rate` chunks a second. A middle that this keeps busy for more than 0.8 of a core takes
+chunks together and queues requests: it is measured again with as many as keep it busy for half of one (`chunks/s`). One
+that can't follow even so is marked `~`. The last table tells whether the method held: how many deltas and reads the
+client had a chunk of the engine, how busy each of the three was (of one core), and how much later than due the engine
+wrote a chunk, at worst.
 """
 
 from __future__ import annotations
@@ -26,329 +38,291 @@ import asyncio
 import contextlib
 import json
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
 
 import uvloop
 from rich.console import Console
 from rich.table import Table
 
-HERE = Path(__file__).resolve().parent
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "write_file",
-        "description": "Write a file.",
-        "parameters": {
-            "type": "object",
-            "properties": {"path": {"type": "string"}, "content": {"type": "string"}},
-            "required": ["path", "content"],
-        },
-    },
-}
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.server_client import Many, Order, Stream, ask, begin, large_tools, many, several
+from bench.server_middles import Engine, Middle, abruzzi, engine, litellm, nginx
+
+ROUNDS, WINDOWS, LARGE_ROUNDS = 3, 5, 3
+AIMS = {"CPU/chunk": 2.0}
+"""Times nginx, at most."""
+LEAST_PACE = 5  # ms
+OVERLOADED, BUSY, RESTING = 0.8, 0.5, 0.02  # of a core
+SETTLE = 20.0
+"""Seconds at most until what streams cost at their beginning is over."""
+MANY, MANY_MB = 512, 150
+LARGE_COLD, LARGE_AGAIN = 0.5, 0.1
 progress = Console(stderr=True)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
-# The client
-
-
-class Stream(asyncio.Protocol):
-    """One request, and what comes of it."""
-
-    def __init__(self, request: bytes) -> None:
-        self.request = request
-        self.began = time.perf_counter()
-        self.first: float | None = None
-        self.chunks = 0
-        self.tail = b""
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        transport.write(self.request)
-
-    def data_received(self, data: bytes) -> None:
-        if self.tail == b"" and not data.startswith(b"HTTP/1.1 200"):
-            self._fail(data)
-        # Of chat's chunks, those that say something.
-        count = data.count(b'"content":"') + data.count(b'"content": "') + data.count(b'"arguments":"')
-        if count and self.first is None:
-            self.first = time.perf_counter() - self.began
-        self.chunks += count
-        self.tail = (self.tail + data)[-200:]
-        if b"[DONE]" in self.tail and self.tail.endswith(b"0\r\n\r\n"):
-            self.transport.close()
-            if not self.over.done():
-                self.over.set_result(None)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.over.done():
-            self._fail(self.tail)
-
-    def _fail(self, data: bytes) -> None:
-        if not self.over.done():
-            self.over.set_exception(RuntimeError(data.decode(errors="replace")[:500]))
+console = Console(width=180)
 
 
 @dataclass
-class Middle:
-    """What stands between the client and the engine."""
+class Load:
+    """Streams that run side by side."""
 
-    name: str
-    port: int
-    pids: Callable[[], Sequence[int]] = field(repr=False)
-    kind: str = "text"
-
-    def request(self, chunks: int, pace: int) -> bytes:
-        body: dict[str, Any] = {
-            "model": "kimi-k2",
-            "messages": [{"role": "user", "content": f"CHUNKS={chunks} PACE={pace} KIND={self.kind}"}],
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if self.kind == "call":
-            body |= {"tools": [TOOL]}
-        data = json.dumps(body).encode()
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\ncontent-type: application/json\r\n"
-        )
-        return f"{head}authorization: Bearer sk-none\r\ncontent-length: {len(data)}\r\n\r\n".encode() + data
-
-    async def ask(self, chunks: int, pace: int) -> Stream:
-        made: list[Stream] = []
-
-        def make() -> Stream:
-            made.append(Stream(self.request(chunks, pace)))
-            return made[0]
-
-        await asyncio.get_running_loop().create_connection(make, "127.0.0.1", self.port)
-        await made[0].over
-        return made[0]
-
-    def cpu(self) -> float:
-        """Microseconds of CPU time that its processes have spent."""
-        spent = 0
-        for pid in self.pids():
-            with contextlib.suppress(OSError):
-                threads = Path(f"/proc/{pid}/task").iterdir()
-                spent += sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)
-        return spent / 1000
-
-    def memory(self) -> float:
-        """MB that are resident."""
-        total = 0
-        for pid in self.pids():
-            with contextlib.suppress(OSError):
-                status = Path(f"/proc/{pid}/status").read_text()
-                total += next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
-        return total / 1000
-
-
-def tree(pid: int) -> Sequence[int]:
-    """The process and its children."""
-    found = [pid]
-    for one in found:
-        with contextlib.suppress(OSError):
-            found += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
-    return found
-
-
-# What is measured
+    chunks_a_second: float
+    chunk_us: float
+    chunk_us_range: tuple[float, float]
+    follows: bool
+    deltas_a_chunk: float
+    reads_a_chunk: float
+    busy: tuple[float, float, float]
+    """Of one core: the middle, the client, the engine."""
+    late_ms: float
+    first_ms: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass
 class Row:
     name: str
     request_us: float = 0.0
-    chunk_us: Mapping[int, float] = field(default_factory=dict)
-    first_ms: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     memory_mb: float = 0.0
+    loads: dict[int, Load] = field(default_factory=dict)
+    large_s: tuple[float, float] | None = None
 
 
-async def several(middle: Middle, count: int, at_once: int, chunks: int, pace: int) -> list[Stream]:
-    gate = asyncio.Semaphore(at_once)
-
-    async def one() -> Stream:
-        async with gate:
-            return await middle.ask(chunks, pace)
-
-    return list(await asyncio.gather(*(one() for _ in range(count))))
-
-
-async def measure(middle: Middle, options: argparse.Namespace) -> Row:
+async def measure(middle: Middle, source: Engine, options: argparse.Namespace) -> Row:
     row = Row(middle.name)
-    await several(middle, 30, 8, 3, 0)
-    before = middle.cpu()
-    await several(middle, options.requests, 8, 1 if middle.kind == "text" else 8, 0)
-    row.request_us = (middle.cpu() - before) / options.requests
-    chunk_us, first_ms = {}, {}
+    await several(middle, 30, 8, Order(8, 0, middle.kind))
+    row.request_us = await request_us(middle, options.requests)
+    rate = options.rate
     for streams in options.streams:
-        # As fast as one engine of 64 streams might be, and no faster than all of them can follow here.
-        pace = max(2, round(streams * options.chunks / options.rate / options.chunks * 1000))
-        count = max(options.chunks, round(options.seconds * 1000 / pace))
-        before = middle.cpu()
-        tasks = []
-        for _ in range(streams):
-            tasks.append(asyncio.create_task(middle.ask(count, pace)))
-            await asyncio.sleep(0.5 / streams)
-        probes: list[float] = []
-        while not tasks[0].done() and len(probes) < options.probes:
-            probe = await middle.ask(9 if middle.kind == "call" else 2, 0)
-            probes.append((probe.first or 0.0) * 1000)
-            await asyncio.sleep(0.005)
-            row.memory_mb = max(row.memory_mb, middle.memory())
-        done = await asyncio.gather(*tasks)
-        spent = (middle.cpu() - before) - (streams + len(probes)) * row.request_us
-        assert all(stream.first is not None for stream in done), f"{middle.name}: streams without a chunk"
-        # By the engine's chunks: what a middle writes together came together.
-        chunk_us[streams] = spent / (streams * count)
-        ordered = sorted(probes)
-        first_ms[streams] = statistics.median(ordered), ordered[int(len(ordered) * 0.99)]
-    row.chunk_us, row.first_ms = chunk_us, first_ms
+        found = await load(middle, source, streams, options.seconds, rate, options.probes)
+        if found.busy[0] > OVERLOADED and middle is not source.middle:
+            rate = BUSY * 1e6 / found.chunk_us
+            found = await load(middle, source, streams, options.seconds, rate, options.probes)
+        row.loads[streams] = found
+    row.memory_mb = middle.peak_memory()
+    if options.large and middle.name != "abruzzi":
+        row.large_s = await large(middle, source, options.large)
     return row
 
 
-# What is started
+async def request_us(middle: Middle, requests: int) -> float:
+    spent = []
+    for _ in range(ROUNDS):
+        before = middle.cpu()
+        await several(middle, requests, 8, Order(1 if middle.kind == "text" else 8, 0, middle.kind))
+        spent.append((middle.cpu() - before) / requests)
+    return statistics.median(spent)
 
 
-@contextlib.contextmanager
-def process(name: str, *command: str, port: int, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    with tempfile.TemporaryFile() as log:
-        started = subprocess.Popen(command, stdout=log, stderr=log, **options)
-        try:
-            for _ in range(1200):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
-                    break
-                if started.poll() is not None:
-                    log.seek(0)
-                    raise RuntimeError(f"{name} ended: {log.read().decode(errors='replace')[-2000:]}")
-                time.sleep(0.1)
-            yield started
-        finally:
-            started.terminate()
-            try:
-                started.wait(10)
-            except subprocess.TimeoutExpired:
-                started.kill()
+async def load(middle: Middle, source: Engine, streams: int, seconds: float, rate: float, probes: int) -> Load:
+    pace = max(LEAST_PACE, round(streams / rate * 1000))
+    order = Order(round((2 * seconds + SETTLE) * 1000 / pace), pace, middle.kind)
+    running: list[Stream] = []
+    for _ in range(streams):
+        running.append(await begin(middle, order))
+        await asyncio.sleep(0.5 / streams)
+    while any(stream.first is None for stream in running):
+        await asyncio.sleep(0.01)
+        for stream in running:
+            if stream.over.done():
+                stream.over.result()
+    await less_than(OVERLOADED, middle, SETTLE)
+    found = await watch(middle, source, running, seconds)
+    found.first_ms = await first_ms(middle, probes, seconds)
+    for stream in running:
+        stream.transport.abort()
+    await asyncio.gather(*(stream.over for stream in running), return_exceptions=True)
+    await less_than(RESTING, middle, 60)
+    return found
 
 
-@contextlib.contextmanager
-def nginx(engine: int) -> Iterator[Middle]:
-    port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        paths = "\n".join(
-            f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        Path(folder, "nginx.conf").write_text(f"""
-            daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
-            events {{ worker_connections 8192; }}
-            http {{
-                access_log off; {paths}
-                upstream engine {{ server 127.0.0.1:{engine}; keepalive 600; }}
-                server {{
-                    listen 127.0.0.1:{port};
-                    location / {{
-                        proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection "";
-                        proxy_buffering off; proxy_read_timeout 600s;
-                    }}
-                }}
-            }}""")
-        with process("nginx", "nginx", "-c", f"{folder}/nginx.conf", "-p", folder, port=port) as started:
-            yield Middle("nginx", port, lambda: tree(started.pid))
+async def watch(middle: Middle, source: Engine, running: Sequence[Stream], seconds: float) -> Load:
+    """What the middle does for streams that all are under way."""
+
+    def seen() -> tuple[float, ...]:
+        counts = (sum(getattr(stream, name) for stream in running) for name in ("words", "events", "reads"))
+        return (middle.cpu(), *counts, time.perf_counter(), time.process_time(), source.middle.cpu())
+
+    await asyncio.to_thread(source.stats)
+    costs, first = [], seen()
+    last = first
+    for _ in range(WINDOWS):
+        before = last
+        await asyncio.sleep(seconds / WINDOWS)
+        last = seen()
+        costs.append((last[0] - before[0]) / max(1, last[1] - before[1]))
+    stats = await asyncio.to_thread(source.stats)
+    cpu, words, events, reads, wall, client, engine_cpu = (b - a for a, b in zip(first, last, strict=True))
+    return Load(
+        words / wall,
+        statistics.median(costs),
+        (min(costs), max(costs)),
+        words > 0.95 * stats["written"],
+        events / words,
+        reads / words,
+        (cpu / wall / 1e6, client / wall, engine_cpu / wall / 1e6),
+        stats["late_ms"],
+    )
 
 
-@contextlib.contextmanager
-def litellm(engine: int, command: str) -> Iterator[Middle]:
-    port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        served = {"model": "openai/kimi-k2", "api_base": f"http://127.0.0.1:{engine}/v1", "api_key": "none"}
-        config = {
-            "model_list": [{"model_name": "kimi-k2", "litellm_params": served}],
-            "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},
-        }
-        Path(folder, "config.yaml").write_text(json.dumps(config))
-        arguments = ("--config", f"{folder}/config.yaml", "--port", str(port), "--host", "127.0.0.1")
-        with process("litellm", command, *arguments, port=port, cwd=folder) as started:
-            time.sleep(5)
-            yield Middle("litellm", port, lambda: tree(started.pid))
+async def first_ms(middle: Middle, probes: int, seconds: float) -> tuple[float, float]:
+    """Milliseconds to the first chunk of another stream, median and 99th percentile."""
+    took: list[float] = []
+    order = Order(9 if middle.kind == "call" else 2, 0, middle.kind)
+    end = time.perf_counter() + seconds
+    while not took or (len(took) < probes and time.perf_counter() < end):
+        took.append(((await ask(middle, order)).first or 0.0) * 1000)
+        await asyncio.sleep(0.005)
+    return statistics.median(took), sorted(took)[int(len(took) * 0.99)]
 
 
-@contextlib.contextmanager
-def abruzzi(engine: int, kind: str) -> Iterator[Middle]:
-    port = free_port()
-    url = f"http://127.0.0.1:{engine}/v1"
-    command = (sys.executable, "-m", "abruzzi", "serve", "--port", str(port), "--engine", url, "--variant", "k2")
-    with process("abruzzi", *command, port=port) as started:
-        yield Middle("abruzzi" if kind == "text" else "with guard", port, lambda: tree(started.pid), kind)
+async def less_than(busy: float, middle: Middle, seconds: float) -> None:
+    """Wait until a middle is less busy than that, but no longer than so many seconds."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        before = middle.cpu()
+        await asyncio.sleep(0.5)
+        if middle.cpu() - before < busy * 0.5e6:
+            return
+
+
+async def large(middle: Middle, source: Engine, tools: int) -> tuple[float, float]:
+    """Seconds to the engine for a body that is new, and for one that came before."""
+    took: tuple[list[float], list[float]] = ([], [])
+    for seed in range(LARGE_ROUNDS):
+        order = Order(1, tools=large_tools(tools, seed))
+        for times in took:
+            stream = await ask(middle, order)
+            times.append((await asyncio.to_thread(source.stats))["arrived"] - stream.began)
+    return statistics.median(took[0]), statistics.median(took[1])
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="What the server costs between a client and its engine.")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 64, 512])
-    parser.add_argument("--chunks", type=int, default=300, help="of a stream, at least")
-    parser.add_argument("--requests", type=int, default=400)
-    parser.add_argument("--seconds", type=float, default=10.0, help="that the streams of one measurement take")
-    parser.add_argument("--rate", type=int, default=6000, help="chunks a second of all streams, at most")
-    parser.add_argument("--probes", type=int, default=200, help="requests whose first chunk is timed")
-    parser.add_argument("--only", nargs="+", choices=("nginx", "litellm", "abruzzi", "with guard"))
-    parser.add_argument("--litellm", default=shutil.which("litellm"), help="LiteLLM's command")
-    parser.add_argument("--json", type=Path, help="where the figures go, too")
-    options = parser.parse_args()
+    options = arguments()
     rows: list[Row] = []
-    engine = free_port()
-    with process("engine", sys.executable, str(HERE / "server_engine.py"), str(engine), port=engine):
+    kept = None
+    with engine() as source:
         middles: dict[str, contextlib.AbstractContextManager[Middle]] = {
-            "straight": contextlib.nullcontext(Middle("straight", engine, lambda: ())),
-            "abruzzi": abruzzi(engine, "text"),
-            "with guard": abruzzi(engine, "call"),
+            "straight": contextlib.nullcontext(source.middle),
+            "abruzzi": abruzzi(source.port, "text"),
+            "with guard": abruzzi(source.port, "call"),
         }
         if shutil.which("nginx"):
-            middles["nginx"] = nginx(engine)
+            middles["nginx"] = nginx(source.port)
         if options.litellm:
-            middles["litellm"] = litellm(engine, options.litellm)
+            middles["litellm"] = litellm(source.port, options.litellm)
         for name in ("straight", "nginx", "litellm", "abruzzi", "with guard"):
-            if name not in middles or (options.only and name != "straight" and name not in options.only):
-                continue
-            progress.print(f"{name} ...")
-            with middles[name] as middle:
-                rows.append(uvloop.run(measure(middle, options)))
-    show(rows, options.streams)
+            if name in middles and (not options.only or name in {"straight", *options.only}):
+                progress.print(f"{name} ...")
+                with middles[name] as middle:
+                    rows.append(uvloop.run(measure(middle, source, options)))
+        if options.many:
+            progress.print("many ...")
+            pace = round(MANY / options.rate * 1000)
+            with abruzzi(source.port, "call") as middle:
+                kept = uvloop.run(many(middle, MANY, round(options.many * 1000 / pace), pace))
+    show(rows, kept, options)
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
-    return 0
+        told = {"rows": [asdict(row) for row in rows], "many": asdict(kept) if kept else None}
+        options.json.write_text(json.dumps(told, indent=1))
+    return 0 if kept is None or kept.right == kept.streams else 1
 
 
-def show(rows: Sequence[Row], streams: Sequence[int]) -> None:
-    table = Table(title="us of CPU; ms added to the first chunk (median, p99); in brackets: times nginx")
-    for column in ("", "CPU/request", *(f"CPU/chunk, {n}" for n in streams), *(f"first, {n}" for n in streams), "MB"):
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="What the server costs between a client and its engine.")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 64, 512])
+    parser.add_argument("--requests", type=int, default=400, help="of a round")
+    parser.add_argument("--seconds", type=float, default=10.0, help="that streams are watched")
+    parser.add_argument("--rate", type=int, default=6000, help="chunks a second of all streams, at most")
+    parser.add_argument("--probes", type=int, default=200, help="requests whose first chunk is timed")
+    parser.add_argument("--many", type=float, default=60.0, metavar="SECONDS", help="0 leaves it out")
+    parser.add_argument("--large", type=int, default=5000, metavar="TOOLS", help="0 leaves it out")
+    parser.add_argument("--only", nargs="+", choices=("straight", "nginx", "litellm", "abruzzi", "with guard"))
+    parser.add_argument("--litellm", default=shutil.which("litellm"), help="LiteLLM's command")
+    parser.add_argument("--json", type=Path, help="where the figures go, too")
+    return parser.parse_args()
+
+
+# What is shown
+
+
+def show(rows: Sequence[Row], kept: Many | None, options: argparse.Namespace) -> None:
+    straight, *others = rows
+    show_costs(straight, others, options.streams)
+    show_ratios(others, options.streams)
+    show_checks(others, options.streams)
+    if kept:
+        console.print(
+            f"many: {kept.right} of {kept.streams} streams complete and right in {kept.seconds:.0f} s,"
+            f" {kept.memory_mb:.0f} MB resident at most [promised: all, less than {MANY_MB}]",
+            *kept.faults,
+            sep="\n  ",
+            markup=False,
+        )
+
+
+def table_of(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("", *columns):
         table.add_column(column, justify="right" if column else "left")
-    base = next((row for row in rows if row.name == "nginx"), None)
-    straight = rows[0]
-    for row in rows[1:]:
-        cells = [_against(row.request_us, base.request_us if base else None)]
-        cells += [_against(row.chunk_us[n], base.chunk_us[n] if base else None) for n in streams]
+    return table
+
+
+def show_costs(straight: Row, rows: Sequence[Row], streams: Sequence[int]) -> None:
+    each = [*(f"CPU/chunk, {n}" for n in streams), *(f"first, {n}" for n in streams)]
+    title = f"us of CPU; ms added to the first chunk; large: s, cold and again (promised: {LARGE_COLD}, {LARGE_AGAIN})"
+    table = table_of(title, "CPU/request", *each, "MB", "large")
+    for row in rows:
+        cells = [f"{row.request_us:.0f}"]
         for n in streams:
-            added = [mine - without for mine, without in zip(row.first_ms[n], straight.first_ms[n], strict=True)]
+            one = row.loads[n]
+            low, high = one.chunk_us_range
+            cells.append(f"{'' if one.follows else '~'}{one.chunk_us:.1f} ({low:.1f} to {high:.1f})")
+        for n in streams:
+            added = [a - b for a, b in zip(row.loads[n].first_ms, straight.loads[n].first_ms, strict=True)]
             cells.append(f"{added[0]:.2f}, {added[1]:.1f}")
-        table.add_row(row.name, *cells, f"{row.memory_mb:.0f}")
-    Console(width=160).print(table)
+        large = f"{row.large_s[0]:.3f}, {row.large_s[1]:.3f}" if row.large_s else ""
+        table.add_row(row.name, *cells, f"{row.memory_mb:.0f}", large)
+    console.print(table)
 
 
-def _against(value: float, base: float | None) -> str:
-    return f"{value:.1f}" if not base else f"{value:.1f} ({value / base:.1f})"
+def figures(row: Row, streams: Sequence[int]) -> dict[str, float]:
+    costs = {"CPU/request": row.request_us, **{f"CPU/chunk, {n}": row.loads[n].chunk_us for n in streams}}
+    return {**costs, "MB": row.memory_mb, **({"large, cold": row.large_s[0]} if row.large_s else {})}
+
+
+def show_ratios(rows: Sequence[Row], streams: Sequence[int]) -> None:
+    peers = [row for row in rows if row.name in ("nginx", "litellm")]
+    ours = [figures(row, streams) | {"": row.name} for row in rows if row not in peers]
+    columns = list(dict.fromkeys(name for row in ours for name in row if name))
+    table = table_of("ours in times theirs, in brackets the aim", *columns)
+    for row in ours:
+        for peer in peers:
+            theirs = figures(peer, streams)
+            cells = []
+            for name in columns:
+                aim = AIMS.get(name.partition(",")[0]) if peer.name == "nginx" else None
+                known = name in row and theirs.get(name)
+                cells.append(f"{row[name] / theirs[name]:.2g}{f' [{aim:g}]' if aim else ''}" if known else "")
+            table.add_row(f"{row['']} / {peer.name}", *cells)
+    if table.rows:
+        console.print(table)
+
+
+def show_checks(rows: Sequence[Row], streams: Sequence[int]) -> None:
+    table = table_of(
+        "the method", "streams", "chunks/s", "deltas a chunk", "reads", "busy: middle", "client", "engine", "late, ms"
+    )
+    for row in rows:
+        for n in streams:
+            one = row.loads[n]
+            counts = [f"{one.chunks_a_second:.0f}", f"{one.deltas_a_chunk:.2f}", f"{one.reads_a_chunk:.2f}"]
+            table.add_row(row.name, str(n), *counts, *(f"{busy:.0%}" for busy in one.busy), f"{one.late_ms:.1f}")
+    console.print(table)
 
 
 if __name__ == "__main__":

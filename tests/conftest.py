@@ -174,7 +174,7 @@ CompletionsServer = tuple[str, type[Completions]]
 def completions() -> Iterator[CompletionsServer]:
     handler = type("Handler", (Completions,), {"asked": []})
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{http.server_port}", handler
     http.shutdown()
     http.server_close()

@@ -98,7 +98,7 @@ def foreign() -> Iterator[Callable[..., str]]:
     def start(message: dict[str, Any] | None, *, strict: bool = False) -> str:
         handler = type("Handler", (Foreign,), {"message": message, "strict": strict})
         servers.append(ThreadingHTTPServer(("127.0.0.1", 0), handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        threading.Thread(target=servers[-1].serve_forever, args=(0.01,), daemon=True).start()
         return f"http://127.0.0.1:{servers[-1].server_port}/v1"
 
     yield start

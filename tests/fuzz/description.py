@@ -22,14 +22,17 @@ OURS = ("/health", "/metrics", "/")
 ANY: Json = {"responses": {"default": {"description": "Any."}}}
 
 
-def description(openai: Path) -> Json:
-    """`openai` is OpenAI's description, `openapi.json.xz` of the shared data."""
+def description(openai: Path, stored: str) -> Json:
+    """`openai` is OpenAI's description, `openapi.json.xz` of the shared data; `stored` the id of a response."""
     with lzma.open(openai, "rt", encoding="utf-8") as file:
         whole = json.load(file)
     paths = {
         f"/v1{path}": {method: _asked(whole["paths"][path][method]) for method in methods}
         for path, methods in OPENAIS.items()
     }
+    for parameter in paths["/v1/responses/{response_id}"]["get"]["parameters"]:
+        if parameter["name"] == "response_id":
+            parameter["schema"] = {"enum": [stored, "resp_of_nobody"]}
     paths |= {path: {"get": ANY} for path in OURS}
     cut = {"openapi": "3.1.0", "info": {"title": "Abruzzi", "version": "1"}, "paths": paths | _anthropics()}
     return {**cut, "components": {"schemas": _reached(cut, whole["components"]["schemas"])}}

@@ -1,4 +1,4 @@
-"""No request brings the server to a 5xx: schemathesis, against `abruzzi serve` in front of an engine that plays a script.
+"""No request brings the server to a 5xx: schemathesis, against `abruzzi serve` before an engine that plays a script.
 
     python tests/fuzz/run.py SCHEMATHESIS [--examples 500] [--openai FILE] [--report FOLDER] [OPTION ...]
 
@@ -12,20 +12,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
+import urllib.request
+from collections import Counter, defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench.server_middles import abruzzi, engine  # noqa: E402
-
 from tests.fuzz.description import description  # noqa: E402
 
 ORDER = "CHUNKS=12 PACE=0 KIND=both"
 """A text, and a call of a tool that hardly a request declares."""
+_REQUESTS = re.compile(r'^abruzzi_requests_total\{path="([^"]+)",status="(\d+)"[^}]*\} (\S+)$', re.MULTILINE)
 
 
 def main() -> int:
@@ -40,12 +43,33 @@ def main() -> int:
         return 77
     with tempfile.TemporaryDirectory() as folder, engine(ORDER) as source, abruzzi(source.port, "text") as middle:
         file = Path(folder, "openapi.json")
-        file.write_text(json.dumps(description(options.openai)))
+        file.write_text(json.dumps(description(options.openai, stored(middle.port))))
         reports = ["--report", "ndjson,junit", "--report-dir", str(options.report)] if options.report else []
         command = [options.schemathesis, "run", str(file), "--url", f"http://127.0.0.1:{middle.port}"]
         limits = ["--max-examples", str(options.examples), "--continue-on-failure", "--request-timeout", "30"]
         checks = ["--checks", "not_a_server_error", "--suppress-health-check", "all"]
-        return subprocess.run([*command, *limits, *checks, *reports, *more], cwd=folder).returncode
+        done = subprocess.run([*command, *limits, *checks, *reports, *more], cwd=folder)
+        print_answers(middle.port)
+        return done.returncode
+
+
+def stored(port: int) -> str:
+    """The id of a response that can be asked for."""
+    body = json.dumps({"model": "kimi-k2", "input": "Hello!"}).encode()
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/v1/responses", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=30) as response:
+        return str(json.load(response)["id"])
+
+
+def print_answers(port: int) -> None:
+    """How many requests got which status: those that all were refused prove little."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as response:
+        metrics = response.read().decode()
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for path, status, count in _REQUESTS.findall(metrics):
+        counts[path][status] += round(float(count))
+    for path, statuses in sorted(counts.items()):
+        print(f"{path:28}", ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items())))
 
 
 if __name__ == "__main__":

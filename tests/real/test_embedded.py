@@ -290,11 +290,13 @@ def test_it_samples_as_it_is_asked_to(embedded: Engine) -> None:
 
 
 def test_a_bias_doesnt_lead_out_of_a_grammar(embedded: Engine) -> None:
-    for bias in ((500, 100.0), (500, -100.0)):
-        biases = (bias, *((id, -100.0) for id in range(28, 128)))
+    short = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 20}}, "required": ["a"]}
+    tool = Tool("f", None, short)
+    for bias in (100.0, -100.0):  # on the token 500, and against those of single characters
+        biases = ((500, bias), *((id, -100.0) for id in range(28, 128)))
         params = SamplingParams(logit_bias=biases, max_tokens=200)
-        message, _ = ask(embedded, SHANGHAI, tools=[WEATHER], tool_choice="required", params=params)
-        assert Schemas([WEATHER]).fault("get_weather", message.tool_calls[0].function.arguments) is None
+        message, _ = ask(embedded, "Hello", tools=[tool], tool_choice="f", parallel_tool_calls=False, params=params)
+        assert Schemas([tool]).fault("f", message.tool_calls[0].function.arguments) is None
 
 
 def test_characters_that_take_several_tokens_are_guided_too(embedded: Engine) -> None:

@@ -45,9 +45,10 @@ def _body(path: str) -> bytes:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
+    """Of all threads of this process, the server's among them: others' work doesn't count."""
+    begun = time.process_time()
     work()
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
@@ -63,12 +64,11 @@ def test_thousands_of_tools_cost_little_more_than_their_json(path: str, serve: S
         schema._compiled.cache_clear()
         answer()
 
-    # On busy cores each of these may take long, and so the least counts.
     reading = min(_seconds(lambda: json.loads(data)) for _ in range(5))
     first = min(_seconds(answer_first) for _ in range(3))
     again = min(_seconds(answer) for _ in range(3))
-    assert first < 25 * reading, f"{first:.3f} s, and reading the body takes {reading:.3f} s"
-    assert again < 8 * reading, f"{again:.3f} s, and reading the body takes {reading:.3f} s"
+    assert first < 15 * reading, f"{first:.3f} s, and reading the body takes {reading:.3f} s"
+    assert again < 2 * reading, f"{again:.3f} s, and reading the body takes {reading:.3f} s"
 
 
 def test_among_thousands_each_tool_is_still_held_to_its_schema(serve: Serve) -> None:

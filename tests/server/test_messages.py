@@ -592,7 +592,7 @@ def test_a_body_that_is_too_large_is_refused_as_such(serve: Serve) -> None:
 
 
 def test_a_refusal_reaches_the_client_as_its_own_error(serve: Serve) -> None:
-    with pytest.raises(anthropic.BadRequestError, match=r"messages\[0\].content\[0\]\)"):
+    with pytest.raises(anthropic.BadRequestError, match=r"only text is .* \(at messages\[0\].content\[0\]\)"):
         asked(ScriptedEngine([CALL]), serve, messages=[{"role": "user", "content": [{"type": "image"}]}])
 
 
@@ -639,6 +639,18 @@ def test_a_stream_that_breaks_off_says_so(serve: Serve) -> None:
     events = events_of(serve(Failing(EngineError("the engine died"), "Hello")), {"max_tokens": 9, "messages": ASK})
     assert events[-1] == ("error", error_body(EngineError("the engine died")))
     assert events[-2][0] == "content_block_delta"
+
+
+def test_a_silent_stream_is_kept_open_by_pings(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abruzzi.server.asgi._PATIENCE", 0.05)
+    monkeypatch.setattr("abruzzi.server.asgi._KEEP_ALIVE", 0.05)
+    engine = ScriptedEngine(["ab"], cut=list, delay=0.3)
+    message = streamed(engine, serve)
+    assert message.content[0].text == "ab"  # Anthropic's own client reads over them
+    events = events_of(serve(ScriptedEngine(["ab"], cut=list, delay=0.3)), {"max_tokens": 9, "messages": ASK})
+    names = [name for name, _ in events]
+    assert names[0] == "message_start" and names[-1] == "message_stop"
+    assert names.count("ping") >= 2 and ("ping", {"type": "ping"}) in events
 
 
 def test_what_the_model_fails_at_is_no_fault_of_the_clients(serve: Serve) -> None:

@@ -149,7 +149,7 @@ class Collector(BaseHTTPRequestHandler):
 def test_spans_reach_a_collector_before_the_server_has_ended(serve: Serve, environment: pytest.MonkeyPatch) -> None:
     handler = type("Handler", (Collector,), {"got": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as collector:
-        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        threading.Thread(target=collector.serve_forever, args=(0.01,), daemon=True).start()
         environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
         served = serve(ScriptedEngine(["My secret."]))
         ask(served, CHAT, {**HELLO, "model": "kimi"})

@@ -269,6 +269,8 @@ _BEHIND_7 = frozenset(("$defs", "$anchor", "$dynamicAnchor", "$dynamicRef", "$re
 }
 _DRAFT_4 = "http://json-schema.org/draft-04/schema#"
 _DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+# How the validator says that a reference names another document.
+_UNRETRIEVED = "is not present in a registry"
 _REFERRING = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
@@ -282,6 +284,8 @@ def _validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
     except jsonschema_rs.ValidationError as error:
         path = _dotted(error.instance_path) or _lost(schema, error.message)
         message = error.message[:_SHOWN]
+        if _UNRETRIEVED in message:
+            message = "the reference leads outside the schema, and nothing is fetched"
         if message.endswith('is not a "regex"'):
             message = message.removesuffix('is not a "regex"') + "is no regular expression, or one too large to be used"
         raise _Unfit(path, f"is no JSON Schema: {message}") from None

@@ -230,7 +230,7 @@ def _content(value: Any, where: str) -> str | None:
         if not isinstance(part, Mapping) or part.get("type") not in ("text", "refusal"):
             kind = part.get("type") if isinstance(part, Mapping) else part
             raise RequestError(
-                f"expected a part of type text, got {kind!r}: this model reads text only", f"{where}[{i}]"
+                f"expected a part of type text, got {kind!r}: only text is passed on here", f"{where}[{i}]"
             )
         text = part.get("text", part.get("refusal"))
         if not isinstance(text, str):

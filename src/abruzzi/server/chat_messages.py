@@ -11,7 +11,7 @@ from abruzzi.protocol.messages import Message
 
 # Of an assistant's message, what may stand in place of its content.
 _IN_PLACE = ("tool_calls", "reasoning_content", "refusal")
-_UNSUPPORTED = {"function_call": "expected tool_calls, got a function_call", "audio": "this model reads text only"}
+_UNSUPPORTED = {"function_call": "expected tool_calls, got a function_call", "audio": "only text is passed on here"}
 
 
 def read_message(value: Any, where: str) -> Message:

@@ -175,7 +175,7 @@ def _blocks(content: Any, where: str, role: str = "system") -> Iterator[_Block]:
         fields = Fields(value, at)
         kind = fields.string("type")
         if kind is None or kind not in _BLOCKS[role]:
-            reason = ": this model reads text only" if kind in ("image", "document") else ""
+            reason = ": only text is passed on here" if kind in ("image", "document") else ""
             raise RequestError(f"expected a block of type {' or '.join(_BLOCKS[role])}, got {kind!r}{reason}", at)
         yield _Block(kind, fields)
 

@@ -42,7 +42,7 @@ _GRAMMARS = (
 _UNSUPPORTED: Mapping[str, str] = {
     **dict.fromkeys(_ENGINES_OWN, _HERE),
     **dict.fromkeys(_GRAMMARS, f"{_HERE}: expected tools, or the JSON Schema of an answer's form"),
-    "audio": f"{_HERE}: this model writes text only",
+    "audio": f"{_HERE}: answers are text only here",
     "moderation": f"{_HERE}: nothing is moderated",
     "web_search_options": f"{_HERE}: nothing is searched for",
 }
@@ -70,7 +70,7 @@ def check_unused(fields: Fields) -> None:
     metadata_of(fields)
     for i, modality in enumerate(fields.list("modalities", optional=True)):
         if modality != "text":
-            raise RequestError(f"expected text, got {modality!r}: this model writes text only", f"modalities[{i}]")
+            raise RequestError(f"expected text, got {modality!r}: answers are text only here", f"modalities[{i}]")
 
 
 def metadata_of(fields: Fields) -> dict[str, str]:

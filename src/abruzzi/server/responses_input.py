@@ -142,7 +142,7 @@ def _parts(value: Any, where: str, *, refusal: bool = False) -> list[dict[str, A
         elif isinstance(kind, str) and kind in _TEXTS:
             parts.append({"type": "input_text", "text": _text(part, f"{where}[{i}]")})
         else:
-            reason = f"expected a part of type {' or '.join(_TEXTS)}, got {kind!r}: this model reads text only"
+            reason = f"expected a part of type {' or '.join(_TEXTS)}, got {kind!r}: only text is passed on here"
             raise RequestError(reason, f"{where}[{i}]")
     return parts
 
