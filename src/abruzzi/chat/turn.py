@@ -1,21 +1,16 @@
-"""The one place where template, grammar, engine, guard and parser meet: a request becomes a stream of events.
-
-What leaves here is true of every engine: no call is malformed, undeclared or outside its schema. An engine that obeys
-a grammar is given one; what any engine writes goes through the guard, which lets out only what a valid turn begins
-with. Where it goes wrong the engine is stopped, what must follow is added, and the engine is asked to go on from there.
-"""
+"""One turn: what is asked of the engine, again and again where it goes wrong, and what goes out of it."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
+from abruzzi.chat.report import Report
+from abruzzi.chat.request import ChatRequest
 from abruzzi.engines.asking import Asking
-from abruzzi.engines.base import Engine, SamplingParams, Usage
+from abruzzi.engines.base import Engine, SamplingParams
 from abruzzi.guide import pythonic
 from abruzzi.guide.endless import Length
 from abruzzi.guide.grammar import Grammar
@@ -24,13 +19,7 @@ from abruzzi.guide.patience import Patience
 from abruzzi.guide.schema import Schemas, compile
 from abruzzi.guide.spelling import K2Spelling
 from abruzzi.protocol.errors import EngineError, OutputError, RequestError
-from abruzzi.protocol.events import (
-    ContentDelta,
-    Event,
-    Finish,
-    Problem,
-    TokenLogprobs,
-)
+from abruzzi.protocol.events import ContentDelta, Event, Finish, Problem, TokenLogprobs
 from abruzzi.protocol.messages import Message, Tool
 from abruzzi.protocol.parser import StreamParser
 from abruzzi.protocol.prompt import Prompt, going_on, raw_prompt
@@ -39,155 +28,13 @@ from abruzzi.protocol.template import begun_turn, render_prompt
 # An engine that brought nothing new is asked for something else, and for what else it might have written.
 _RETRY_TEMPERATURE = 0.8
 _ALTERNATIVES = 8
-# Of what makes a request ready beside other work: so many messages or tools, so many characters of schemas.
-_MANY = 20
-_LONG = 10_000
 # Characters that an engine may write when no more are wanted: the end of the section and of the turn.
 _BEHIND = 64
 _ASK_JSON = "Answer with one JSON object that follows this JSON Schema, and nothing else: "
 _ASK_PYTHONIC = "Call functions in the format [name(key='value', ...), ...] and write nothing else then."
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """What a client asks for, in no dialect.
-
-    `output` says how calls come back: parsed, or as the text that the model wrote, in K2's format (`raw`) or the
-    `pythonic` one.
-    """
-
-    messages: Sequence[Message]
-    tools: Sequence[Tool] = ()
-    tool_choice: Literal["auto", "required", "none"] | str = "auto"
-    allowed_tools: Sequence[str] | None = None
-    """The names of those that may be called, where that is not all that the model is shown."""
-    parallel_tool_calls: bool = True
-    output: Literal["tool_calls", "raw", "pythonic"] = "tool_calls"
-    thinking: bool | None = None
-    """Whether the model thinks before it answers; None leaves it to the model's kind."""
-    answer: Mapping[str, Any] | None = None
-    """The JSON Schema of the object that the content has to be; None where any text will do."""
-    prompt: str | None = None
-    """In place of messages: what the model reads as it stands, control tokens and all. It answers with text."""
-    begun: Message | None = None
-    """What the client has written of the answer: the model goes on behind it, and only that is told. No call is due
-    then, nor an answer of a form.
-    """
-    params: SamplingParams = field(default_factory=SamplingParams)
-
-    def __post_init__(self) -> None:
-        is_due = self.tool_choice not in ("auto", "none") or self.answer is not None or self.output != "tool_calls"
-        if self.begun is not None and is_due:
-            raise RequestError("expected an answer that may begin with any text, as it was begun", "begun")
-        if self.output not in ("tool_calls", "raw", "pythonic"):
-            raise RequestError(f"expected tool_calls, raw or pythonic, got {self.output!r}", "output")
-        if self.answer is not None and self.output != "tool_calls":
-            raise RequestError(f"an answer of a form of its own can't be had as {self.output} text", "output")
-
-    @property
-    def is_large(self) -> bool:
-        """Whether it takes more than some milliseconds to make it ready."""
-        if len(self.messages) > _MANY or len(self.tools) > _MANY:
-            return True
-        schemas = (self.answer, *(tool.parameters for tool in self.tools))
-        return sum(len(str(schema)) for schema in schemas) > _LONG
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The last item of a stream: what the model wrote, what it cost and what was done to it."""
-
-    output: str
-    usage: Usage
-    guided: bool
-    """Whether the engine was held to a grammar."""
-    problems: tuple[Problem, ...] = ()
-    """What was mended or dropped of the output, and what could not be handed on."""
-    violations: Mapping[str, int] = field(default_factory=dict)
-    """How often the output could not go on as it was, by the kind of what was wrong."""
-    resumes: int = 0
-    """How often the engine was asked to go on from what could stand."""
-    resampled: int = 0
-    """How often of these because it had brought nothing that could stand."""
-    generated: int = 0
-    """Characters that the engine wrote."""
-    forced: int = 0
-    """Characters that were added, since every valid output has them there, or to finish a call."""
-    logprobs: tuple[TokenLogprobs, ...] = ()
-    """Of the content's tokens, where they were asked for and the engine tells."""
-    stop: str | None = None
-    """The client's stop sequence that ended the turn, where the engine tells."""
-    engine: str = ""
-    """What the engine is called that wrote (`engines.base.name_of`): of several the one whose output could not go on as
-    it was, or the last. Clients aren't told.
-    """
-
-    @property
-    def guarantee(self) -> Literal["guided", "enforced", "validated"]:
-        """What it took to keep the promise: a grammar, a guard that stepped in, or a look at what came."""
-        if self.resumes or self.forced or self.violations:
-            return "enforced"
-        return "guided" if self.guided else "validated"
-
-    def told(self) -> dict[str, Any]:
-        """What was done to keep the promise, as JSON has it."""
-        return {
-            "guarantee": self.guarantee,
-            "resumes": self.resumes,
-            "resampled": self.resampled,
-            "generated_characters": self.generated,
-            "forced_characters": self.forced,
-            "forced_tokens": self.usage.forced,
-            "violations": self.violations,
-            "problems": [
-                {"kind": one.kind, "action": one.action, "name": one.name, "detail": one.detail}
-                for one in self.problems
-            ],
-        }
-
-
-async def stream(engine: Engine, request: ChatRequest) -> AsyncGenerator[Event | Report, None]:
-    """Answer the request: events as they come, then one `Report`.
-
-    Raises RequestError before anything else for a request that makes no sense; OutputError when a call was required, or
-    tried, and nothing valid could be had; EngineError when the engine failed.
-    """
-    async with contextlib.aclosing(batches(engine, request)) as several:
-        async for items in several:
-            for item in items:
-                yield item
-
-
-async def batches(engine: Engine, request: ChatRequest) -> AsyncGenerator[Sequence[Event | Report], None]:
-    """The same, with what is there at once together."""
-    # Schemas and grammars of many tools take a while, and others are being served meanwhile.
-    turn = await asyncio.to_thread(_Turn, engine, request) if request.is_large else _Turn(engine, request)
-    try:
-        async with contextlib.aclosing(turn.events()) as several:
-            async for events in several:
-                if events:
-                    yield events
-    except OutputError as error:
-        error.engine = turn.engine
-        raise
-    yield [turn.finish, turn.report()]
-
-
-async def complete(engine: Engine, request: ChatRequest) -> tuple[Message, Report]:
-    """The same, all at once."""
-    events: list[Event] = []
-    report: Report | None = None
-    async with contextlib.aclosing(stream(engine, request)) as items:
-        async for item in items:
-            if isinstance(item, Report):
-                report = item
-            else:
-                events.append(item)
-    assert report is not None
-    return replace(Message.from_events(events), problems=report.problems), report
-
-
-class _Turn:
+class Turn:
     """A request made ready: its prompt, grammar and guard; and what has become of it so far."""
 
     def __init__(self, engine: Engine, request: ChatRequest) -> None:
