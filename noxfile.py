@@ -1,5 +1,7 @@
 """`nox` runs what CI runs, each on a fresh virtual environment; `nox -s bench` prints the README's figures."""
 
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["lint", "tests"]
@@ -21,6 +23,18 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Looks for requests that bring the server to a 5xx; `nox -s fuzz -- --examples 2000` looks longer."""
+    session.install(".", "anthropic")
+    # schemathesis pins another jsonschema-rs than ours.
+    apart = Path(session.create_tmp(), "schemathesis").resolve()
+    session.run("python", "-m", "venv", str(apart))
+    session.run(str(apart / "bin" / "python"), "-m", "pip", "install", "-q", "schemathesis", external=True)
+    command = str(apart / "bin" / "schemathesis")
+    session.run("python", "tests/fuzz/run.py", command, *session.posargs, success_codes=[0, 77])
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     session.install(".")
     session.run("python", "bench/embedded.py", *session.posargs)
@@ -28,3 +42,4 @@ def bench(session: nox.Session) -> None:
     session.run("python", "bench/schemas.py")
     session.run("python", "bench/guard.py")
     session.run("python", "bench/hostile.py")
+    session.run("python", "bench/server.py")

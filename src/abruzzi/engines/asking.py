@@ -115,6 +115,8 @@ class Asking:
         if self._detokenizer is not None and piece.ids:
             return self._detokenizer.feed(piece.ids)
         text = piece.text if _is_text(piece.text) else _as_text(piece.text)
+        if 0 < len(text) <= _SLICE:
+            return (text,)
         return [text[at : at + _SLICE] for at in range(0, len(text), _SLICE)]
 
     def _has_ended(self, piece: Piece, count: int, length: int, limit: int | None) -> bool:
@@ -197,6 +199,8 @@ def _estimated(parts: Iterable[str]) -> int:
 
 
 def _is_text(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
