@@ -1,11 +1,13 @@
 """No request brings the server to a 5xx: schemathesis, against `abruzzi serve` before an engine that plays a script.
 
-    python tests/fuzz/run.py SCHEMATHESIS [--examples 500] [--openai FILE] [--report FOLDER] [OPTION ...]
+    python tests/fuzz/run.py SCHEMATHESIS [--examples 500] [--whole] [--openai FILE] [--report FOLDER]
+                                [OPTION ...]
 
 SCHEMATHESIS is its command, in an environment of its own, for it pins another jsonschema-rs than this project
 (`nox -s fuzz` sees to that). It makes requests right and wrong out of OpenAI's description, which lies in the shared
-data beside a checkout, and of the types of Anthropic's client. Exit status 1: something was found; 77: there is no
-description. OPTION goes to `schemathesis run`.
+data beside a checkout, and of the types of Anthropic's client; of what the server takes, or with `--whole` of all, most
+of which is refused early. In the end stands how many requests got which status. Exit status 1: something was found;
+77: there is no description. OPTION goes to `schemathesis run`.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ def main() -> int:
     parser.add_argument("schemathesis")
     parser.add_argument("--examples", type=int, default=500, help="of a path and method")
     parser.add_argument("--openai", type=Path, default=ROOT.parent / "shared" / "data" / "openai" / "openapi.json.xz")
+    parser.add_argument("--whole", action="store_true", help="with all that the server refuses")
     parser.add_argument("--report", type=Path, help="a folder for all that was asked and answered")
     options, more = parser.parse_known_args()
     if not options.openai.exists():
@@ -43,7 +46,7 @@ def main() -> int:
         return 77
     with tempfile.TemporaryDirectory() as folder, engine(ORDER) as source, abruzzi(source.port, "text") as middle:
         file = Path(folder, "openapi.json")
-        file.write_text(json.dumps(description(options.openai, stored(middle.port))))
+        file.write_text(json.dumps(description(options.openai, stored(middle.port), whole=options.whole)))
         reports = ["--report", "ndjson,junit", "--report-dir", str(options.report)] if options.report else []
         command = [options.schemathesis, "run", str(file), "--url", f"http://127.0.0.1:{middle.port}"]
         limits = ["--max-examples", str(options.examples), "--continue-on-failure", "--request-timeout", "30"]
