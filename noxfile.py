@@ -19,7 +19,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
     session.install("-e", ".[test]")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session
@@ -32,6 +32,16 @@ def fuzz(session: nox.Session) -> None:
     session.run(str(apart / "bin" / "python"), "-m", "pip", "install", "-q", "schemathesis", external=True)
     command = str(apart / "bin" / "schemathesis")
     session.run("python", "tests/fuzz/run.py", command, *session.posargs, success_codes=[0, 77])
+
+
+@nox.session
+def real(session: nox.Session) -> None:
+    """Runs what needs a real vLLM (for CPU, 2.1 GB, installed once into Abruzzi's cache); takes about 15 minutes."""
+    session.install("-e", ".[test]")
+    vllm = session.run("python", "tests/real/vllm_env.py", silent=True, success_codes=[0, 77])
+    if not str(vllm).rstrip().endswith("vllm"):
+        session.skip(str(vllm).strip())
+    session.run("pytest", "-s", "tests/real", "-k", "vllm", *session.posargs, env={"ABRUZZI_VLLM": str(vllm).strip()})
 
 
 @nox.session

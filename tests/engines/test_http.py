@@ -120,6 +120,23 @@ def test_answers_of_all_forms_are_read_and_their_connection_is_kept(said: bytes,
     run(work())
 
 
+def test_a_connection_that_is_used_again_lasts_as_long_as_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abruzzi.engines.http._KEPT_SECONDS", 0.1)
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        writer.write(OK + b"content-length: 4\r\n\r\nhe")
+        await asyncio.sleep(0.3)  # longer than a connection is kept that nobody uses
+        writer.write(b"ll")
+
+    async def work() -> None:
+        async with served(slow) as (client, one):
+            for _ in range(3):
+                assert await whole(client) == (200, b"hell")
+            assert one.connections == 1
+
+    run(work())
+
+
 @pytest.mark.parametrize("more", [b"connection: close\r\ncontent-length: 2\r\n\r\n", b"\r\n"])
 def test_an_answer_may_end_with_its_connection(more: bytes) -> None:
     async def answer(writer: asyncio.StreamWriter) -> None:

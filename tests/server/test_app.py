@@ -70,6 +70,16 @@ def test_streamed_equals_not_streamed(serve: Serve) -> None:
     assert calls[0] == calls[1] and len(calls[0]) == 2
 
 
+@pytest.mark.parametrize("output", [CALL, "Hm.</think>" + CALL, "Hm.</think>", "", "Hm.</think>Hello."])
+def test_where_nothing_is_said_the_content_is_null_streamed_or_not(serve: Serve, output: str) -> None:
+    with client_of(serve(ScriptedEngine([output], variant=K2_5, cut=list))) as client:
+        whole = client.chat.completions.create(model="any", messages=ASK, tools=TOOLS)
+        with client.chat.completions.stream(model="any", messages=ASK, tools=TOOLS) as stream:
+            streamed = stream.get_final_completion()
+    assert streamed.choices[0].message.content == whole.choices[0].message.content
+    assert whole.choices[0].message.content == ("Hello." if "Hello" in output else None)
+
+
 def test_usage_is_streamed_when_asked_for(serve: Serve) -> None:
     with client_of(serve(ScriptedEngine(["Hello."]))) as client:
         chunks = list(

@@ -94,6 +94,11 @@ def test_an_image_is_refused_with_the_true_reason() -> None:
         ({"web_search_options": {"search_context_size": "low"}}, "web_search_options"),
         ({"structured_outputs": {"regex": "a+"}}, "structured_outputs"),
         ({"min_tokens": 9}, "min_tokens"),
+        ({"allowed_token_ids": [1]}, "allowed_token_ids"),
+        ({"truncate_prompt_tokens": 100}, "truncate_prompt_tokens"),
+        ({"include_stop_str_in_output": True}, "include_stop_str_in_output"),
+        ({"stop_regex": "a+"}, "stop_regex"),
+        ({"chat_template": "{{ messages }}"}, "chat_template"),
     ],
 )
 def test_a_field_that_is_none_or_cant_be_honoured_is_refused(serve: Serve, path: str, wrong: Any, param: str) -> None:
@@ -109,6 +114,9 @@ def test_a_field_that_is_none_or_cant_be_honoured_is_refused(serve: Serve, path:
         ({"function_call": "auto"}, "function_call"),
         ({"audio": {"voice": "x", "format": "wav"}}, "audio"),
         ({"reasoning_effort": "some"}, "reasoning_effort"),
+        ({"thinking": "off"}, "thinking"),
+        ({"chat_template_kwargs": {"thinking": "off"}}, "chat_template_kwargs.thinking"),
+        ({"chat_template_kwargs": {"thinking": None}, "thinking": "off"}, "thinking"),
         ({"prediction": "x"}, "prediction"),
         ({"response_format": {}}, "response_format.type"),
         ({"response_format": {"json_schema": {"name": "a"}}}, "response_format.type"),

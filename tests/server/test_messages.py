@@ -20,7 +20,7 @@ from abruzzi import EngineError, EngineTimeout, EngineUnavailable, RequestError
 from abruzzi.chat import ChatRequest
 from abruzzi.engines.base import Capabilities, Piece
 from abruzzi.engines.scripted import ScriptedEngine
-from abruzzi.protocol.errors import AbruzziError, OutputError
+from abruzzi.protocol.errors import AbruzziError, OutputError, PromptTooLong
 from abruzzi.protocol.messages import Tool
 from abruzzi.protocol.variants import K2, K2_5, K2_THINKING
 from abruzzi.server.message_count import count_tokens
@@ -209,6 +209,13 @@ def test_a_call_that_the_limit_cuts_is_none(serve: Serve) -> None:
     assert events[-2][1]["delta"]["stop_reason"] == "max_tokens"
 
 
+def test_a_call_that_the_limit_cuts_before_its_arguments_is_in_no_stream(serve: Serve) -> None:
+    cut = "See:" + CALL[: CALL.index('{"location')]
+    engine = ScriptedEngine([cut], finish_reason="length", cut=list)
+    message = streamed(engine, serve, tools=TOOLS)  # it would be one with an input of {}
+    assert (message.stop_reason, [block.type for block in message.content]) == ("max_tokens", ["text"])
+
+
 def test_arguments_stay_as_they_were_written(serve: Serve) -> None:
     tools = [{"name": "add", "input_schema": {"type": "object", "properties": {"n": {"type": "number"}}}}]
     served = serve(ScriptedEngine([section(("functions.add:0", '{"n": 12345678901234567890.5}'))]))
@@ -299,6 +306,10 @@ def test_an_answer_of_a_form(serve: Serve) -> None:
     engine = ScriptedEngine(["many}", "12}"])  # what it begins with isn't asked for
     answer = asked(engine, serve, output_config={"format": {"type": "json_schema", "schema": schema}})
     assert json.loads(answer.content[0].text) == {"days": 12}
+    engine = ScriptedEngine(["many}", "12}"])
+    early = {"output_format": {"type": "json_schema", "schema": schema}}  # the beta's name for it
+    status, body = post(serve(engine), {"max_tokens": 99, "messages": ASK, **early})
+    assert (status, json.loads(body["content"][0]["text"])) == (200, {"days": 12})
 
 
 CLAUDE_CODE: Any = {
@@ -558,6 +569,12 @@ def talk(*contents: Any) -> Any:
         ({"thinking": {"type": "maybe"}}, "thinking.type"),
         ({"metadata": "x"}, "metadata"),
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
+        ({"output_format": {"type": "xml"}}, "output_format.type"),
+        (
+            {"output_config": {"format": {"type": "json_schema"}}, "output_format": {"type": "json_schema"}},
+            "output_format",
+        ),
+        ({"max_tokens": 2**63}, "max_tokens"),
         ({"output_config": {"format": {"type": "json_schema", "schema": {"type": 1}}}}, "output_config.format.schema"),
         ({"stream": "yes"}, "stream"),
         ({"abruzzi": 0}, "abruzzi"),
@@ -631,6 +648,11 @@ def test_a_failure_before_the_first_word_keeps_its_status(serve: Serve, error: A
         assert failed.value.status_code == status
         body: Any = failed.value.body
         assert body == {"type": "error", "error": {"type": kind, "message": str(error)}}
+
+
+def test_a_prompt_that_is_too_long_is_told_as_claude_code_knows_it(serve: Serve) -> None:
+    with pytest.raises(anthropic.BadRequestError, match="prompt is too long: the engine reads 9 tokens"):
+        asked(Failing(PromptTooLong("the engine reads 9 tokens")), serve)
 
 
 def test_a_stream_that_breaks_off_says_so(serve: Serve) -> None:

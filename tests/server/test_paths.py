@@ -54,12 +54,27 @@ def test_no_such_path_is_told_in_the_clients_dialect(serve: Serve, path: str) ->
 
 
 @pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/v1/v1/messages", "/v1/messages"),
+        ("/messages", "/v1/messages"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/chat/completions/", "/v1/chat/completions"),
+        ("/models", "/v1/models"),
+    ],
+)
+def test_a_wrong_base_url_is_told_as_such(serve: Serve, path: str, meant: str) -> None:
+    told = ask(serve(ScriptedEngine([""])), path, method="POST")
+    assert told.status == 404 and f"no {path} here: expected {meant} (" in told.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
     ("path", "reason"),
     [
         ("/v1/responses/compact", "a conversation isn't shortened"),
         ("/v1/responses/resp_1/cancel", "there are no responses in the background"),
         ("/v1/responses/resp_1/other", "GET / tells what there is"),
-        ("/v1/responses/", "GET / tells what there is"),
+        ("/v1/responses/", "expected /v1/responses, without a slash"),
     ],
 )
 def test_what_responses_have_elsewhere_is_told_to_be_absent(serve: Serve, path: str, reason: str) -> None:

@@ -15,20 +15,8 @@ from abruzzi.protocol.errors import RequestError
 from abruzzi.server.access import check_key, keys_in
 
 _ENVIRONMENT = "ABRUZZI_ENGINE_KEY"
-_OPTIONS = (
-    click.option(
-        "--engine",
-        "engines",
-        multiple=True,
-        default=[EMBEDDED],
-        show_default=True,
-        help="The embedded engine, or the URL of a completions server; may be given several times, for several"
-        " servers of one model.",
-    ),
-    click.option(
-        "--model",
-        help="The model's name on that server; for the embedded engine known weights or a path to a GGUF file.",
-    ),
+# Of any engine behind a URL.
+_OF_SERVERS = (
     click.option("--variant", help="The format that the model behind a URL speaks; its name tells, or it is k2."),
     click.option(
         "--tokenizer",
@@ -47,6 +35,22 @@ _OPTIONS = (
         type=click.Path(path_type=Path),
         help=f"A file with the key that the servers ask for. Without it {_ENVIRONMENT} is that key, where it is set.",
     ),
+)
+_OPTIONS = (
+    click.option(
+        "--engine",
+        "engines",
+        multiple=True,
+        default=[EMBEDDED],
+        show_default=True,
+        help="The embedded engine, or the URL of a completions server; may be given several times, for several"
+        " servers of one model.",
+    ),
+    click.option(
+        "--model",
+        help="The model's name on that server; for the embedded engine known weights or a path to a GGUF file.",
+    ),
+    *_OF_SERVERS,
     click.option(
         "--threads",
         type=click.IntRange(1, 512),
@@ -62,6 +66,13 @@ def with_engine_options(function: Any) -> Any:
     return function
 
 
+def with_options_of_servers(function: Any) -> Any:
+    """A command whose engine is behind a URL that it knows."""
+    for option in reversed(_OF_SERVERS):
+        function = option(function)
+    return function
+
+
 def connected(
     *, engines: tuple[str, ...], key_file: Path | None, threads: int | None, timeout: float | None, **options: Any
 ) -> Engine:
@@ -69,7 +80,7 @@ def connected(
     if any(engine.startswith(("http://", "https://")) for engine in engines):
         if threads is not None:
             raise click.UsageError("--threads is for the embedded engine: a server behind a URL has its own")
-        options["api_key"] = _key(key_file, os.environ.get(_ENVIRONMENT))
+        options["api_key"] = engine_key(key_file)
     else:
         for option, given in (("--engine-timeout", timeout), ("--engine-key-file", key_file)):
             if given is not None:
@@ -78,13 +89,14 @@ def connected(
         return connect(engines, threads=threads or 1, timeout=timeout, progress=progress, **options)
 
 
-def _key(file: Path | None, of_environment: str | None) -> str | None:
-    """Raises RequestError for what can't be a key, without showing it."""
+def engine_key(file: Path | None) -> str | None:
+    """The key of a file, else the environment's. Raises RequestError for what can't be a key, without showing it."""
     if file is not None:
         keys = keys_in(file)
         if len(keys) != 1:
             raise RequestError(f"expected one key in {file}, the engines', got {len(keys)}")
         return check_key(keys[0], f"the key in {file}")
+    of_environment = os.environ.get(_ENVIRONMENT)
     if of_environment is None:
         return None
     return check_key(of_environment.strip(), _ENVIRONMENT)

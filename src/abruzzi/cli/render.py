@@ -10,11 +10,12 @@ import click
 import msgspec
 
 from abruzzi.cli.terminal import print_json
+from abruzzi.engines.folder import variant_of_folder
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import as_messages, as_tools
 from abruzzi.protocol.template import render_prompt
 from abruzzi.protocol.tokens import Tokenizer
-from abruzzi.protocol.variants import Variant, variant_of_config, variant_of_model
+from abruzzi.protocol.variants import Variant, variant_of_model
 from abruzzi.server.chat_completions import thinking_of
 
 
@@ -58,23 +59,10 @@ def _variant(named: str | None, folder: Path | None, model: Any) -> str | Varian
     if model is not None:
         row = variant_of_model(str(model))
     if row is None and folder is not None:
-        row = variant_of_model(str(folder.resolve())) or _variant_of_folder(folder)
+        row = variant_of_model(str(folder.resolve())) or variant_of_folder(folder)
     if row is None and (model is not None or folder is not None):
         raise RequestError(f"{model or folder} doesn't tell its format: name it with --variant", "model")
     return row or "k2"
-
-
-def _variant_of_folder(folder: Path) -> Variant | None:
-    file = folder / "config.json"
-    try:
-        config = msgspec.json.decode(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError, RecursionError) as error:
-        raise RequestError(f"expected a model's configuration in {file}: {error}") from None
-    if not isinstance(config, dict):
-        raise RequestError(f"expected a model's configuration, an object, in {file}")
-    return variant_of_config(config)
 
 
 def _request(file: BinaryIO) -> dict[str, Any]:

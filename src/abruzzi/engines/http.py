@@ -65,7 +65,7 @@ class Response(asyncio.Protocol):
         self._idle, self._whole, self._lingers, self._is_kept = False, False, False, False
         self._parser: Any = httptools.HttpResponseParser(self)
         self._heard = self._loop.time()
-        self._timer = self._loop.call_later(self._patience, self._break_silence)
+        self._set_timer(self._patience, self._break_silence)  # in place of the one that ends what nobody uses
         self._transport.writelines((head, body))
 
     async def begun(self) -> None:

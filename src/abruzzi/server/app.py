@@ -134,7 +134,7 @@ class App:
         exchange.key = key
         exchange.is_trusted = key is not None or self._trusts_all
         if path is None or path.absent:
-            reason = path.absent if path else "GET / tells what there is"
+            reason = path.absent if path else self._paths.why_not(exchange.scope["path"])
             raise NoSuchPath(f"no {exchange.scope['path'][:200]} here: {reason}")
         handler = path.handler(method)
         if handler is None:

@@ -70,7 +70,9 @@ class EventStream:
         patience = _KEEP_ALIVE if self.has_begun else _PATIENCE
         rest = self._said + patience - self._loop.time()
         if rest <= 0 and (self._filler is None or self._filler.done()):
-            self._filler = self._loop.create_task(self.send(self._exchange.dialect.keep_alive if self.has_begun else b""))
+            self._filler = self._loop.create_task(
+                self.send(self._exchange.dialect.keep_alive if self.has_begun else b"")
+            )
         self._timer = self._loop.call_later(rest if rest > 0 else _KEEP_ALIVE, self._break_silence)
 
     def _keep_quiet(self) -> None:

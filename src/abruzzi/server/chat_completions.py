@@ -49,7 +49,6 @@ class ChatCompletions(Dialect):
         fields = Fields(body)
         refuse_unsupported(fields, _UNSUPPORTED)
         check_unused(fields)
-        template = fields.object("chat_template_kwargs").value
         choice, allowed = _tool_choice(body.get("tool_choice"))
         request = ChatRequest(
             messages=tuple(read_message(one, f"messages[{i}]") for i, one in enumerate(fields.list("messages"))),
@@ -58,7 +57,7 @@ class ChatCompletions(Dialect):
             allowed_tools=allowed,
             parallel_tool_calls=fields.boolean("parallel_tool_calls", default=True),
             output=_output(body.get("tool_format")),
-            thinking=_thinking(fields, template.get("thinking", body.get("thinking")), model),
+            thinking=_thinking(fields, model),
             answer=None if body.get("response_format") is None else _answer(fields.object("response_format")),
             params=replace(
                 sampling_params(fields, "max_completion_tokens", "max_tokens"), logprobs=_logprobs_wanted(fields)
@@ -85,10 +84,12 @@ class ChatCompletions(Dialect):
         return error_body(error, "messages")
 
 
-def _thinking(fields: Fields, switch: Any, model: str) -> bool | None:
+def _thinking(fields: Fields, model: str) -> bool | None:
     """The switch, or else an effort of none where it can be obeyed: no model of K2's family knows more of an effort."""
     effort = fields.one_of("reasoning_effort", *EFFORTS)
-    thinking = thinking_of(switch)
+    template = fields.object("chat_template_kwargs")
+    switch = fields if template.value.get("thinking") is None else template
+    thinking = thinking_of(switch.value.get("thinking"), switch.at("thinking"))
     if thinking is not None or effort not in ("none", "minimal"):
         return thinking
     return None if always_thinks(model) else False
@@ -100,12 +101,12 @@ def always_thinks(model: str) -> bool:
     return row is not None and row.thinks and not row.opens_thinking
 
 
-def thinking_of(value: Any) -> bool | None:
+def thinking_of(value: Any, where: str = "thinking") -> bool | None:
     """The switch as vLLM has it (true or false), or as Moonshot's API has it (`{"type": "enabled" | "disabled"}`)."""
     if isinstance(value, dict) and value.get("type") in ("enabled", "disabled"):
         return bool(value["type"] == "enabled")
     if not isinstance(value, bool | None):
-        raise RequestError(f'expected true, false or {{"type": "enabled" | "disabled"}}, got {value!r}', "thinking")
+        raise RequestError(f'expected true, false or {{"type": "enabled" | "disabled"}}, got {value!r}', where)
     return value
 
 
@@ -205,8 +206,7 @@ class Encoder:
         return b""
 
     def frames(self, items: Sequence[Event | Report], index: int) -> bytes:
-        frames = [] if index in self._begun else [self._frame(index, {"role": "assistant", "content": ""})]
-        self._begun.add(index)
+        frames = [] if index in self._begun else [self._first(index, items[0])]
         for item in items:
             if isinstance(item, Report):
                 self._reports.append(item)
@@ -217,6 +217,11 @@ class Encoder:
             elif isinstance(item, Finish):
                 frames.append(self._frame(index, {}, item.reason))
         return b"".join(frames)
+
+    def _first(self, index: int, item: Event | Report) -> bytes:
+        """The role. Where no text may follow the content begins as null, which it is in the whole message, too."""
+        self._begun.add(index)
+        return self._frame(index, {"role": "assistant", "content": "" if isinstance(item, ContentDelta) else None})
 
     def end(self) -> bytes:
         usage = {**self._head("chat.completion.chunk"), "choices": [], **self._tail()}

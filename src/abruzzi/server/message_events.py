@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from abruzzi.chat import Report
-from abruzzi.protocol.errors import AbruzziError
+from abruzzi.protocol.errors import AbruzziError, PromptTooLong
 from abruzzi.protocol.events import (
     ArgumentsDelta,
     ContentDelta,
@@ -56,6 +56,8 @@ class Encoder:
     """How many have begun."""
     _open: str | None = None
     """The type of the last one, while it goes on."""
+    _due: Mapping[str, Any] | None = None
+    """A call's block that hasn't begun: one that is cut before its arguments would be taken for a call without any."""
     _finish: FinishReason = "stop"
 
     def whole(self, answers: Sequence[tuple[Message, Report]]) -> dict[str, Any]:
@@ -93,9 +95,11 @@ class Encoder:
             case ContentDelta(text):
                 return self._opening({"type": "text", "text": ""}) + self._delta("text_delta", text=text)
             case ToolCallBegin(_, _, name):
-                return self._closing() + self._opening({**_tool_use(name), "input": {}})
+                self._due = {**_tool_use(name), "input": {}}
+                return self._closing()
             case ArgumentsDelta(_, text):
-                return self._delta("input_json_delta", partial_json=text)
+                opening, self._due = self._opening(self._due) if self._due else b"", None
+                return opening + self._delta("input_json_delta", partial_json=text)
             case Finish(reason):
                 self._finish = reason
             case Report():
@@ -170,6 +174,9 @@ def error_body(error: AbruzziError) -> dict[str, Any]:
     """
     kind = _ERRORS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
     message = _TOOL_PATH.sub(lambda found: f"tools[{found[1]}]." + ("input_schema" if found[2] else ""), str(error))
+    if isinstance(error, PromptTooLong):
+        # By these words Claude Code knows that it has to sum up its conversation and ask again.
+        message = f"prompt is too long: {message}"
     details = getattr(error, "details", None)
     told = (
         {"type": kind, "message": message}

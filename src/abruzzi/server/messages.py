@@ -25,7 +25,7 @@ from abruzzi.server.chat_completions import always_thinks, answer_schema
 from abruzzi.server.dialect import Call, Dialect, Fields, event
 from abruzzi.server.message_blocks import conversation, system_text
 from abruzzi.server.message_events import Encoder, error_body
-from abruzzi.server.sampling import top_k_of
+from abruzzi.server.sampling import MAX_TOKENS, top_k_of
 
 _CHOICES: Mapping[str, str] = {"auto": "auto", "any": "required", "none": "none"}
 _UNSUPPORTED = {
@@ -79,7 +79,7 @@ def request_of(fields: Fields, model: str, *, answers: bool = True) -> ChatReque
     tools = _tools(fields, talk.loaded)
     choice, parallel = _tool_choice(fields, {tool.name for tool in tools})
     system = system_text(fields)
-    answer = _answer(fields.object("output_config").object("format"))
+    answer = _answer(_form(fields))
     if talk.begun is not None and answers:
         _check_free(fields, choice, answer)
     return ChatRequest(
@@ -91,7 +91,7 @@ def request_of(fields: Fields, model: str, *, answers: bool = True) -> ChatReque
         answer=answer,
         begun=talk.begun if choice in ("auto", "none") and answer is None else None,
         params=SamplingParams(
-            max_tokens=fields.integer("max_tokens", 1),
+            max_tokens=fields.integer("max_tokens", 1, MAX_TOKENS),
             temperature=fields.number("temperature", 0, 1),
             top_p=fields.number("top_p", 0, 1),
             stop=_stops(fields),
@@ -117,7 +117,7 @@ def _check_free(fields: Fields, choice: str, answer: Mapping[str, Any] | None) -
     if choice not in ("auto", "none"):
         raise RequestError("expected a message of the user at the end where tool_choice wants a call", where)
     if answer is not None:
-        raise RequestError("expected a message of the user at the end where output_config has a format", where)
+        raise RequestError("expected a message of the user at the end where an answer's format is asked for", where)
     if fields.object("thinking").string("type") == "enabled":
         raise RequestError("expected a message of the user at the end where thinking is enabled", where)
 
@@ -181,6 +181,16 @@ def _thinking(fields: Fields, model: str) -> bool | None:
         raise RequestError(f"expected one of {', '.join(_THINKING)}, got {kind!r}", thinking.at("type"))
     thinking.integer("budget_tokens", 1)
     return False if kind == "disabled" and not always_thinks(model) else None
+
+
+def _form(fields: Fields) -> Fields:
+    """The form of answer that is asked for, in the place that it has now or had in Anthropic's beta, where LiteLLM puts
+    it. Raises RequestError where it is in both.
+    """
+    form, early = fields.object("output_config").object("format"), fields.object("output_format")
+    if form.value and early.value:
+        raise RequestError(f"expected no other format beside {form.where}", early.where)
+    return form if form.value else early
 
 
 def _answer(form: Fields) -> Mapping[str, Any] | None:

@@ -17,13 +17,22 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _HERE = "not supported here"
 # vLLM's and SGLang's own, which clients of theirs send.
 _ENGINES_OWN = (
+    "allowed_token_ids",
     "bad_words",
+    "chat_template",
     "continue_final_message",
+    "custom_logit_processor",
+    "documents",
     "ignore_eos",
+    "include_stop_str_in_output",
     "length_penalty",
+    "logits_processors",
     "min_tokens",
+    "no_stop_trim",
     "prompt_logprobs",
+    "stop_regex",
     "stop_token_ids",
+    "truncate_prompt_tokens",
     "use_beam_search",
 )
 _GRAMMARS = (

@@ -10,6 +10,7 @@ from abruzzi.server.dialect import Dialect
 from abruzzi.server.exchange import Exchange
 
 Handler = Callable[[Exchange], Awaitable[None]]
+_VERSIONS = re.compile(r"\A(?:/v1(?=/))+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +59,12 @@ class Paths:
         if found is not None:
             return found
         return next((path for pattern, path in self._open if pattern.fullmatch(text)), None)
+
+    def why_not(self, text: str) -> str:
+        """What to do about a path that isn't there: mostly the base URL has a `/v1` too many, or too few."""
+        meant = "/v1" + _VERSIONS.sub("", text).rstrip("/")
+        if meant not in self._exact:
+            return "GET / tells what there is"
+        if meant == text.rstrip("/"):
+            return f"expected {meant}, without a slash at its end"
+        return f"expected {meant} (in a base URL OpenAI's clients want the /v1, Anthropic's add it)"

@@ -101,6 +101,7 @@ class Responses(Dialect):
             bare=not fields.boolean("abruzzi", default=True),
             carries=_ENCRYPTED in _include(fields),
             names=declared.names,
+            custom=declared.custom,
             keep=kept if stores else lambda _: None,
         )
         stream = fields.boolean("stream", default=False)

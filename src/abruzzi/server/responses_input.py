@@ -16,6 +16,7 @@ from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Function, Message, Role, ToolCall
 from abruzzi.server.dialect import Fields
 from abruzzi.server.response_store import Item
+from abruzzi.server.responses_custom import arguments_of
 
 _ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _STATUSES = ("in_progress", "completed", "incomplete")
@@ -97,7 +98,15 @@ def _function_call(fields: Fields) -> Item:
     return {**item, **({"namespace": namespace} if namespace else {}), "status": _status(fields)}
 
 
-def _function_call_output(fields: Fields) -> Item:
+def _custom_tool_call(fields: Fields) -> Item:
+    text = fields.string("input")
+    if text is None:
+        raise RequestError("expected the call's input, a string", fields.at("input"))
+    item = {"call_id": _required(fields, "call_id"), "name": _required(fields, "name"), "input": text}
+    return {**item, "status": _status(fields)}
+
+
+def _call_output(fields: Fields) -> Item:
     output = fields.value.get("output")
     if not isinstance(output, str):
         output = _parts(output, fields.at("output"))
@@ -124,7 +133,9 @@ def _reasoning(fields: Fields) -> Item:
 _READERS: Mapping[str, tuple[str, Callable[[Fields], Item]]] = {
     "message": ("msg", _message),
     "function_call": ("fc", _function_call),
-    "function_call_output": ("fco", _function_call_output),
+    "function_call_output": ("fco", _call_output),
+    "custom_tool_call": ("ctc", _custom_tool_call),
+    "custom_tool_call_output": ("ctco", _call_output),
     "reasoning": ("rs", _reasoning),
 }
 
@@ -206,9 +217,12 @@ def conversation(earlier: Sequence[Item], items: Sequence[Item]) -> list[Message
                 called.add(item["call_id"])
                 function = Function(flat_name(item.get("namespace"), item["name"]), item["arguments"])
                 turns.call(ToolCall(item["call_id"], function))
-            case "function_call_output":
+            case "custom_tool_call":
+                called.add(item["call_id"])
+                turns.call(ToolCall(item["call_id"], Function(item["name"], arguments_of(item["input"]))))
+            case "function_call_output" | "custom_tool_call_output":
                 if item["call_id"] not in called:
-                    reason = f"expected the call_id of a function_call before it, got {item['call_id']!r}"
+                    reason = f"expected the call_id of a call before it, got {item['call_id']!r}"
                     raise RequestError(reason, f"input[{i}].call_id")
                 turns.add(Message("tool", _joined(item["output"]), tool_call_id=item["call_id"]))
             case _ if item["role"] == "assistant":

@@ -7,7 +7,7 @@ but no `response.output_item.done`, at which agents run calls.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from abruzzi.chat import Report
@@ -25,6 +25,7 @@ from abruzzi.protocol.events import (
 from abruzzi.protocol.messages import Message
 from abruzzi.server.dialect import event
 from abruzzi.server.response_store import Item
+from abruzzi.server.responses_custom import input_of
 from abruzzi.server.responses_input import carried, new_id
 
 
@@ -38,16 +39,18 @@ class Encoder:
         bare: bool = False,
         carries: bool = False,
         names: Mapping[str, tuple[str, str]] | None = None,
+        custom: Collection[str] = (),
         keep: Callable[[Mapping[str, Any]], object] = lambda _: None,
     ) -> None:
         """`bare`: without `abruzzi`. `carries`: reasoning comes as `encrypted_content`, too. `names`: namespace and
-        name there by the name that the model knows a tool by.
+        name there by the name that the model knows a tool by. `custom`: the names of tools that take free text.
         """
         self._head = {"id": new_id("resp"), "object": "response", "created_at": int(time.time())}
         self._told = told
         self._bare = bare
         self._carries = carries
         self._names = names or {}
+        self._custom = custom
         self._keep = keep
         self._done: list[Item] = []
         self._open: Item | None = None
@@ -90,6 +93,8 @@ class Encoder:
         return {**self._head, **state, **self._told}
 
     def _call(self, id: str, name: str) -> Item:
+        if name in self._custom:
+            return {"type": "custom_tool_call", "id": new_id("ctc"), "call_id": id, "name": name}
         namespace, own = self._names.get(name, (None, name))
         item = {"type": "function_call", "id": new_id("fc"), "call_id": id, "name": own}
         return {**item, "namespace": namespace} if namespace else item
@@ -109,6 +114,8 @@ class Encoder:
                     "content": [] if begins else [_output_text(text)],
                     "status": status,
                 }
+            case "custom_tool_call":
+                return {**item, "input": "" if begins else input_of(text), "status": status}
         return {**item, "arguments": text, "status": status}
 
     # The stream
@@ -125,7 +132,7 @@ class Encoder:
     def end(self) -> bytes:
         assert self._report is not None
         last = b""
-        if self._open is not None and self._open["type"] != "function_call":
+        if self._open is not None and self._open["type"] in _TEXT_EVENTS:
             last = self._close("incomplete" if _cuts_text(self._reason, self._report) else "completed")
         response = self._finished(self._done, self._reason, self._report)
         return last + self._event(f"response.{response['status']}", response=response)
@@ -147,6 +154,8 @@ class Encoder:
                 return self._close() + self._start(self._call(id, name))
             case ArgumentsDelta(_, text) if text:
                 self._text.append(text)
+                if self._open is not None and self._open["type"] == "custom_tool_call":
+                    return b""  # JSON, of which the input is made when it is whole
                 return self._event("response.function_call_arguments.delta", **self._place(), delta=text)
             case ToolCallEnd():
                 return self._close()
@@ -182,6 +191,9 @@ class Encoder:
             frames = self._event(
                 "response.function_call_arguments.done", **place, name=self._open["name"], arguments=text
             )
+        elif kind == "custom_tool_call":
+            frames = self._event("response.custom_tool_call_input.delta", **place, delta=item["input"])
+            frames += self._event("response.custom_tool_call_input.done", **place, input=item["input"])
         else:
             frames = self._event(f"{_TEXT_EVENTS[kind]}.done", **place, **_in_part(kind), text=text)
             frames += self._event("response.content_part.done", **place, content_index=0, part=_part(kind, text))

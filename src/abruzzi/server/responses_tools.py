@@ -11,6 +11,7 @@ from abruzzi.guide.strict import check_strict
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Tool, Tools
 from abruzzi.server.dialect import Fields
+from abruzzi.server.responses_custom import PARAMETERS, check_format
 from abruzzi.server.responses_input import flat_name
 
 # Run by OpenAI's servers. Codex sends them unasked and has no way to leave all of them out, so that vLLM and llama.cpp
@@ -37,6 +38,8 @@ class Declared:
     """As the response lists them."""
     names: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Namespace and name there of those that stand in one, by the name that the model is shown."""
+    custom: set[str] = field(default_factory=set)
+    """The names of those that take free text."""
     shown: Tools = field(default_factory=Tools)
     """The tools, when all are there."""
     _shown: set[str] = field(default_factory=set)
@@ -44,8 +47,27 @@ class Declared:
     def add(self, fields: Fields, namespace: str | None = None) -> dict[str, Any]:
         """One function, checked. Returns it as a response lists it."""
         name = fields.string("name")
-        keys = ("description", "parameters", "strict")
-        function = {"name": name and flat_name(namespace, name), **{key: fields.value.get(key) for key in keys}}
+        tool = self._add(fields, {key: fields.value.get(key) for key in ("parameters", "strict")}, namespace)
+        if namespace and name:
+            self.names[tool.name] = namespace, name
+        told = {"description": tool.description, "parameters": tool.parameters, "strict": tool.strict or False}
+        return {"type": "function", "name": name, **told}
+
+    def add_custom(self, fields: Fields) -> dict[str, Any]:
+        """One that takes free text, checked. Returns it as a response lists it."""
+        check_format(fields)
+        tool = self._add(fields, {"parameters": PARAMETERS})
+        self.custom.add(tool.name)
+        told = {"description": tool.description} if tool.description else {}
+        return {"type": "custom", "name": tool.name, **told, "format": {"type": "text"}}
+
+    def _add(self, fields: Fields, more: dict[str, Any], namespace: str | None = None) -> Tool:
+        name = fields.string("name")
+        function = {
+            "name": name and flat_name(namespace, name),
+            "description": fields.value.get("description"),
+            **more,
+        }
         try:
             tool = Tool.from_openai({"type": "function", "function": function}, "")
         except RequestError as error:
@@ -58,10 +80,7 @@ class Declared:
         compile(tool.parameters, name=tool.name, where=fields.at("parameters"))
         self.tools.append(tool)
         self._shown.add(tool.name)
-        if namespace and name:
-            self.names[tool.name] = namespace, name
-        told = {"description": tool.description, "parameters": tool.parameters, "strict": tool.strict or False}
-        return {"type": "function", "name": name, **told}
+        return tool
 
 
 def _moved(error: RequestError, prefix: str, fields: Fields) -> RequestError:
@@ -71,7 +90,7 @@ def _moved(error: RequestError, prefix: str, fields: Fields) -> RequestError:
 
 
 def read_tools(values: Sequence[Any]) -> Declared:
-    """The functions, and those of namespaces. Raises RequestError for any other tool that can't be left out."""
+    """The functions, those of namespaces, and custom tools. Raises RequestError for others that can't be left out."""
     declared = Declared()
     for i, value in enumerate(values):
         where = f"tools[{i}]"
@@ -81,11 +100,14 @@ def read_tools(values: Sequence[Any]) -> Declared:
         kind = fields.string("type")
         if kind == "function":
             declared.told.append(declared.add(fields))
+        elif kind == "custom":
+            declared.told.append(declared.add_custom(fields))
         elif kind == "namespace":
             if (namespace := _namespace(declared, fields))["tools"]:
                 declared.told.append(namespace)
         elif kind not in _LEFT_OUT:
-            raise RequestError(f"expected function or namespace, got {kind!r}: no other runs here", fields.at("type"))
+            expected = "function, custom or namespace"
+            raise RequestError(f"expected {expected}, got {kind!r}: no other runs here", fields.at("type"))
     declared.shown = Tools(declared.tools)
     return declared
 
@@ -133,12 +155,15 @@ def read_choice(value: Any, declared: Declared) -> tuple[str, Sequence[str] | No
 
 
 def _chosen(fields: Fields, declared: Declared) -> str:
-    """The name that the model knows a function by; one in a namespace may be told by the name that it has there."""
-    if fields.string("type") != "function":
-        raise RequestError(f"expected function, got {fields.value.get('type')!r}", fields.at("type"))
+    """The name that the model knows a tool by; one in a namespace may be told by the name that it has there."""
+    kind = fields.string("type")
+    if kind not in ("function", "custom"):
+        raise RequestError(f"expected function or custom, got {kind!r}", fields.at("type"))
     name = fields.string("name")
-    shown = [tool.name for tool in declared.tools]
-    meant = [one for one in shown if one == name] or [one for one, (_, own) in declared.names.items() if own == name]
+    shown = [tool.name for tool in declared.tools if (tool.name in declared.custom) == (kind == "custom")]
+    meant = [one for one in shown if one == name]
+    if not meant and kind == "function":
+        meant = [one for one, (_, own) in declared.names.items() if own == name]
     if len(meant) != 1:
-        raise RequestError(f"expected the name of a declared tool, got {name!r}", fields.at("name"))
+        raise RequestError(f"expected the name of a declared tool of type {kind}, got {name!r}", fields.at("name"))
     return meant[0]

@@ -10,6 +10,8 @@ from abruzzi.protocol.errors import RequestError
 from abruzzi.server.dialect import Fields
 
 _MAX_SEED = 2**63 - 1
+# What engines hold a count in.
+MAX_TOKENS = 2**63 - 1
 _MAX_TOP_K = 2**31 - 1
 _MAX_PENALTY = 2
 _MAX_BIAS = 100
@@ -24,7 +26,7 @@ def sampling_params(fields: Fields, *limits: str) -> SamplingParams:
     Raises RequestError for what is outside the ranges of OpenAI's API, or of vLLM's for its own `top_k`, `min_p` and
     `repetition_penalty`.
     """
-    most = [found for key in limits if (found := fields.integer(key, 1, _MAX_SEED)) is not None]
+    most = [found for key in limits if (found := fields.integer(key, 1, MAX_TOKENS)) is not None]
     repetition = fields.number("repetition_penalty", 0, _MAX_PENALTY)
     if repetition == 0:
         raise RequestError(f"expected a value above 0, to {_MAX_PENALTY}, got 0", fields.at("repetition_penalty"))

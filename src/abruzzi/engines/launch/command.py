@@ -1,0 +1,201 @@
+"""A user's command for an engine, read, and mended so that it works behind our server."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from abruzzi.engines.folder import variant_of_folder
+from abruzzi.engines.launch.arguments import Arguments
+from abruzzi.engines.launch.llamacpp import LLAMA_SERVER
+from abruzzi.engines.launch.program import Program
+from abruzzi.engines.launch.sglang import SGLANG
+from abruzzi.engines.launch.trtllm import TRTLLM
+from abruzzi.engines.launch.vllm import VLLM
+from abruzzi.protocol.errors import EngineUnavailable, RequestError
+from abruzzi.protocol.markers import SECTION_BEGIN
+from abruzzi.protocol.variants import Variant, variant_named, variant_of_model
+
+PROGRAMS = (TRTLLM, VLLM, SGLANG, LLAMA_SERVER)
+_PYTHON = re.compile(r"python[\d.]*")
+# Python's own options that have a value.
+_PYTHON_VALUES = frozenset(("-X", "-W"))
+# What these start has a loopback of its own, or outlives them.
+_ELSEWHERE = frozenset(("docker", "podman", "kubectl", "ssh"))
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """An engine's command. `arguments` are mended, but for the address."""
+
+    program: Program
+    head: tuple[str, ...]
+    """All up to the engine's arguments: what it is started with, its name, `serve`."""
+    arguments: Arguments
+    model: str | None
+    """As the command names it."""
+    variant: Variant | None
+    """The format of that model, where its name or its folder tells."""
+    host: str | None
+    port: int | None
+    """Where the user had it listen."""
+    keys: tuple[str, ...]
+    """That its clients have to send."""
+    worker: str | None
+    """The option that makes it a part of a group without an API of its own."""
+    notes: tuple[str, ...]
+    """What was mended, and what should be known: a line each."""
+
+    def words(self, port: int) -> list[str]:
+        """What is started, with the engine on this port of loopback. One that has no API is left where it is."""
+        address = () if self.worker else ("--host", _LOOPBACK, "--port", str(port))
+        return [*self.head, *self.arguments.plus(*address).words]
+
+    def shown(self, port: int) -> str:
+        """The same as a shell takes it, without keys."""
+        address = () if self.worker else ("--host", _LOOPBACK, "--port", str(port))
+        variable = self.program.key_variable
+        head = (f"{variable}=..." if variable and word.startswith(f"{variable}=") else word for word in self.head)
+        return shlex.join([*head, *self.arguments.plus(*address).masked(*self.program.key_options).words])
+
+    def check_executable(self) -> None:
+        """Raises EngineUnavailable where the command's first word is no program."""
+        if shutil.which(self.head[0]) is None:
+            raise EngineUnavailable(
+                f"can't start {self.head[0]}: no such program on PATH; activate the environment or enter the container"
+                f" that has {self.program.name}, or give the program's path"
+            )
+
+
+def read(words: Sequence[str], *, variant: str | None = None, checks_files: bool = True) -> Command:
+    """Read and mend a command. `variant` is the model's, where the user has named it.
+
+    Raises RequestError for a command that is no engine's, or that can't work; for a Kimi K3; and for what is wrong in a
+    file that it names, with the line, where files are to be looked into.
+    """
+    program, end = _recognised(words)
+    given = Arguments(tuple(words[end:]))
+    for option, reason in program.refused.items():
+        if given.has(option):
+            raise RequestError(f"{option} can't stay in the command of {program.name}: {reason}")
+    worker = program.worker(given)
+    mended, notes = program.mend(given, checks_files=checks_files)
+    model = program.model(given)
+    row = variant_named(variant) if variant is not None else _variant_of(model)
+    mended, trusted = _trusting(program, mended, model, row)
+    port = None
+    if worker is None:
+        port = _port(given.value("--port"))
+        mended = mended.without("--host", "--port")
+    return Command(
+        program=program,
+        head=tuple(words[:end]),
+        arguments=mended,
+        model=model,
+        variant=row,
+        host=given.value("--host"),
+        port=port,
+        keys=_keys(program, given, words[:end]),
+        worker=worker,
+        notes=(*notes, *trusted),
+    )
+
+
+def free_port(beginning: int) -> int:
+    """A port of loopback that nobody has, from this one on. Of those that systems hand out by themselves it is none:
+    one of them could be another's before the engine comes to take it. Raises EngineUnavailable.
+    """
+    for port in range(beginning, min(beginning + 1000, 65536)):
+        with socket.socket() as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                one.bind((_LOOPBACK, port))
+            except OSError:
+                continue
+            return port
+    raise EngineUnavailable(f"no port is free on {_LOOPBACK} from {beginning} on: give another --port")
+
+
+def _recognised(words: Sequence[str]) -> tuple[Program, int]:
+    """The engine, and where its arguments begin. What stands before it (env, mpirun, numactl, uv run) stays."""
+    expected = ", ".join(program.usage for program in PROGRAMS)
+    if Path(words[0]).name in _ELSEWHERE:
+        raise RequestError(
+            f"{words[0]} starts the engine where it can't be watched or reached: run abruzzi launch there, inside, or"
+            " start the engine and put abruzzi serve --engine http://HOST:PORT/v1 in front"
+        )
+    for at, word in enumerate(words):
+        if word.startswith("-") or "=" in word:
+            continue
+        name = Path(word).name
+        for program in PROGRAMS:
+            for command in program.commands:
+                end = at + len(command)
+                if (name, *words[at + 1 : end]) == command:
+                    return program, end
+        if _PYTHON.fullmatch(name) and (found := _module(words, at + 1)):
+            return found
+    raise RequestError(
+        f"expected an engine's command ({expected}), got {shlex.join(words)[:200]}; in front of any other server that"
+        " runs already, abruzzi serve --engine http://HOST:PORT/v1"
+    )
+
+
+def _module(words: Sequence[str], at: int) -> tuple[Program, int] | None:
+    """`-m MODULE` behind python, and behind options of its own."""
+    while at + 1 < len(words) and words[at].startswith("-"):
+        if words[at] == "-m":
+            module = words[at + 1]
+            found = next((program for program in PROGRAMS if module in program.modules), None)
+            return None if found is None else (found, at + 2)
+        at += 2 if words[at] in _PYTHON_VALUES else 1
+    return None
+
+
+def _variant_of(model: str | None) -> Variant | None:
+    """Raises RequestError for a Kimi K3."""
+    if model is None:
+        return None
+    folder = Path(model).expanduser()
+    return variant_of_model(model) or (variant_of_folder(folder) if folder.is_dir() else None)
+
+
+def _trusting(
+    program: Program, arguments: Arguments, model: str | None, row: Variant | None
+) -> tuple[Arguments, tuple[str, ...]]:
+    """With the option that K2 needs. It lets a checkpoint's code run, so that no other model gets it."""
+    option = program.trust
+    if option is None or arguments.has(option.replace("_", "-")):
+        return arguments, ()
+    if row is not None and SECTION_BEGIN in row.controls:
+        return arguments.plus(option), (f"{option} added: K2's checkpoint brings code of its own (its tokenizer)",)
+    return arguments, (
+        f"{model or 'the model'} isn't known as a K2 by its name or its config.json: where it is one, give --variant,"
+        f" or {option} to the engine",
+    )
+
+
+def _port(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise RequestError(f"expected a port from 1 to 65535 in the engine's command, got --port {text[:40]}")
+    return int(text)
+
+
+def _keys(program: Program, arguments: Arguments, head: Sequence[str]) -> tuple[str, ...]:
+    """Of the command's option, else of the variable that the engine reads, set by `env` before it or for all."""
+    given = arguments.values(*program.key_options)
+    variable = program.key_variable
+    if not given and variable is not None:
+        set_here = [word.partition("=")[2] for word in head if word.startswith(f"{variable}=")]
+        found = set_here[-1] if set_here else os.environ.get(variable)
+        given = (found,) if found else ()
+    return tuple(key for value in given for one in value.split(",") if (key := one.strip()))

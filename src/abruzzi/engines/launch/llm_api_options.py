@@ -1,0 +1,181 @@
+"""TensorRT-LLM's YAML of further options (`--extra_llm_api_options`, `--config`), checked before anything starts: the
+engine forbids keys that it doesn't know, and says so after minutes. What pydantic turns into the right type is right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from abruzzi.engines.launch.llm_api_keys import PLACES, Kind
+from abruzzi.protocol.errors import RequestError
+
+# How alike two keys are, from 0 to 1, where one is taken for the other misspelled.
+_ALIKE = 0.85
+GUIDED = (
+    "without guided_decoding_backend the engine obeys no grammar, and the guard alone keeps calls valid, at the cost of"
+    " asking again; `guided_decoding_backend: xgrammar` gives it one"
+)
+_BOOLEANS = frozenset(("true", "false", "yes", "no", "on", "off", "y", "n", "t", "f", "1", "0"))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a file says: its keys, and what there is to know of them."""
+
+    keys: frozenset[str]
+    notes: tuple[str, ...]
+
+
+def check(file: Path) -> Found:
+    """Raises RequestError, with the file and the line, for all keys that are misspelled or misplaced or have values of
+    a wrong type; and for what is no YAML.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"can't read {file}: {getattr(error, 'strerror', None) or error}") from None
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise RequestError(f"expected keys and values in {file}, got {_kind_of(node)}")
+        faults = [f"{file}:{line}: {fault}" for line, fault in sorted(_faults(loader, node, ""))]
+        entries = dict(_entries(loader, node))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        raise RequestError(f"{file}{line}: expected YAML: {getattr(error, 'problem', None) or error}") from None
+    finally:
+        loader.dispose()
+    if faults:
+        raise RequestError("\n".join(("expected other options for TensorRT-LLM (--no-check skips this):", *faults)))
+    return Found(frozenset(entries), tuple(f"{file}: {note}" for note in _notes(entries)))
+
+
+def _entries(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Iterator[tuple[str, Any]]:
+    for key, value in node.value:
+        yield str(key.value), loader.construct_object(value, deep=True)
+
+
+def _faults(loader: yaml.SafeLoader, node: yaml.MappingNode, place: str) -> Iterator[tuple[int, str]]:
+    """The line of each fault, and what it is, at a place: `kv_cache_config`, or nothing for the file as a whole."""
+    known, seen = PLACES[place], dict[str, int]()
+    for key, _ in node.value:
+        line, name = key.start_mark.line + 1, str(key.value)
+        if name in seen:
+            yield line, f"{name} stands twice, in line {seen[name]} too"
+        seen[name] = line
+    loader.flatten_mapping(node)
+    for key, value in node.value:
+        line, name = key.start_mark.line + 1, str(key.value)
+        kind = known.get(name)
+        if kind is None:
+            if told := _misspelled(name, place):
+                yield line, told
+            continue
+        if name in PLACES and isinstance(value, yaml.MappingNode):
+            yield from _faults(loader, value, name)  # before it is constructed, which takes merged keys for its own
+            continue
+        read = loader.construct_object(value, deep=True)
+        if not _fits(read, kind):
+            yield line, f"expected {_expected(kind)} for {name}, got {_shown(read)}"
+
+
+def _misspelled(name: str, place: str) -> str:
+    """What is wrong with a key that isn't known here; nothing where it may be a newer version's."""
+    where = f" in {place}" if place else ""
+    elsewhere = [other for other, keys in PLACES.items() if name in keys]
+    if elsewhere:
+        belongs = f"in {elsewhere[0]}" if elsewhere[0] else "at the top, not indented"
+        return f"{name} has no meaning{where or ' at the top'}: it belongs {belongs}"
+    close = difflib.get_close_matches(name.replace("-", "_"), PLACES[place], n=1, cutoff=_ALIKE)
+    return f"unknown key {name}{where}: {close[0]} is meant?" if close else ""
+
+
+def _fits(value: Any, kind: Kind) -> bool:
+    if value is None:
+        return kind.is_optional
+    if kind.choices:
+        return isinstance(value, str) and value in kind.choices
+    return _FITTING[kind.type](value)
+
+
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, bool) or value in (0, 1) or (isinstance(value, str) and value.lower() in _BOOLEANS)
+
+
+def _is_number(value: Any) -> bool:
+    """YAML 1.1 takes 1e-3 for a text, and pydantic reads it all the same."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return False
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(float(value)) and float(value) == int(float(value))
+
+
+def _is_list_of_integers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_integer, value))
+
+
+_FITTING: Mapping[str, Callable[[Any], bool]] = {
+    "true or false": _is_boolean,
+    "an integer": _is_integer,
+    "a number": _is_number,
+    "a text": lambda value: isinstance(value, str),
+    "any": lambda value: True,
+    "keys and values": lambda value: isinstance(value, dict),
+    "a list of integers": _is_list_of_integers,
+}
+
+
+def _expected(kind: Kind) -> str:
+    return (" or ".join(kind.choices) if kind.choices else kind.type) + (" or null" if kind.is_optional else "")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "keys and values"
+    text = repr(value) if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def _kind_of(node: yaml.Node | None) -> str:
+    return "nothing" if node is None else "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+
+
+def _notes(entries: Mapping[str, Any]) -> Iterator[str]:
+    """What the keys that matter mean, a line each."""
+    if "cuda_graph_config" in entries:
+        yield f"cuda_graph_config: {_graphs(entries['cuda_graph_config'])}"
+    if entries.get("enable_attention_dp") in (True, "true"):
+        yield (
+            "enable_attention_dp: each GPU attends to requests of its own, and max_batch_size is a GPU's: more tokens"
+            " in all, slower for a single request"
+        )
+    if entries.get("guided_decoding_backend") is None:
+        yield GUIDED
+    for key in entries:
+        if key not in PLACES[""] and key != "<<":
+            yield f"{key} isn't known here, and goes to the engine as it stands"
+
+
+def _graphs(config: Any) -> str:
+    if config is None:
+        return "off, so that the CPU starts each kernel of each token: slower where few requests run at once"
+    sizes = config.get("batch_sizes") or []
+    most = max(map(float, sizes)) if sizes else config.get("max_batch_size") or 128
+    padded = "; others are padded to the next of them" if config.get("enable_padding") else ""
+    which = f"{len(sizes)} batch sizes" if sizes else "batch sizes"
+    return f"tokens are made by CUDA graphs for {which} up to {float(most):g}{padded}; a larger batch goes without"

@@ -1,0 +1,63 @@
+"""When an engine is ready: its weights are loaded, and it says which model it serves."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import time
+from collections.abc import Callable
+
+from abruzzi.engines.completions import Served, served
+from abruzzi.engines.launch.child import Child
+from abruzzi.protocol.errors import EngineTimeout, EngineUnavailable
+
+# Seconds between two looks; for an answer to a look.
+_PAUSE = 0.25
+_PATIENCE = 5.0
+
+
+def wait_until_ready(
+    child: Child, name: str, port: int, *, limit: float, key: str | None, tick: Callable[[float], object]
+) -> Served:
+    """Wait until the engine on this port of loopback is well and lists a model. `tick` hears how many seconds have
+    gone by. Raises EngineUnavailable where it ends before, EngineTimeout after `limit` seconds.
+    """
+    began = time.monotonic()
+    reason = "nothing listens yet"
+    while True:
+        elapsed = time.monotonic() - began
+        if child.has_ended:
+            child.wait()
+            raise EngineUnavailable(f"{name} {child.ending} after {elapsed:.0f} s, before it was ready{said_by(child)}")
+        if elapsed > limit:
+            raise EngineTimeout(
+                f"{name} isn't ready after {limit:g} s ({reason}): --startup-timeout says how long it may take"
+                f"{said_by(child)}"
+            )
+        tick(elapsed)
+        reason = _trouble(port)
+        if not reason:
+            try:
+                return served(f"http://127.0.0.1:{port}/v1", None, key)
+            except EngineUnavailable as error:
+                reason = str(error)
+        time.sleep(_PAUSE)
+
+
+def said_by(child: Child) -> str:
+    """The last of its log, below a message."""
+    lines = child.last_lines
+    return "; it said last:" + "".join(f"\n    {line}" for line in lines) if lines else "; it said nothing"
+
+
+def _trouble(port: int) -> str:
+    """Why the engine isn't well, in words; nothing where it is."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", "/health")
+            status = connection.getresponse().status
+        except (OSError, http.client.HTTPException) as error:
+            return f"GET /health: {getattr(error, 'strerror', None) or error or type(error).__name__}"
+    # A server without that path is asked for its models.
+    return "" if status in (200, 404) else f"GET /health answers {status}"

@@ -1,0 +1,45 @@
+"""vLLM, where it is asked for: `nox -s real` installs it and names its command in ABRUZZI_VLLM."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.real import tiny_k2
+from tests.real.vllm_serve import Vllm, free_port, serve_command, serving
+
+
+@pytest.fixture(scope="session")
+def vllm_command() -> str:
+    command = os.environ.get("ABRUZZI_VLLM")
+    if not command:
+        pytest.skip("ABRUZZI_VLLM names no command: `nox -s real` installs vLLM and runs this")
+    return command
+
+
+@pytest.fixture(scope="session")
+def tiny_k2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A K2 of random weights with a small vocabulary."""
+    return tiny_k2.make(tmp_path_factory.mktemp("tiny-k2"))
+
+
+@pytest.fixture(scope="session", params=["guidance", "xgrammar"])
+def vllm(
+    request: pytest.FixtureRequest,
+    vllm_command: str,
+    tiny_k2_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Vllm]:
+    """vLLM with the tiny K2: one at a time, with the backend that `params` names."""
+    port, backend = free_port(), str(request.param)
+    log = tmp_path_factory.mktemp(f"vllm-{backend}") / "log"
+    begun = time.monotonic()
+    with serving(serve_command(vllm_command, tiny_k2_folder, port, backend), port, backend, log) as server:
+        # The first request for alternatives compiles what gives them, for 20 to 30 seconds.
+        print(f"\nvLLM with {backend} is ready after {time.monotonic() - begun:.0f} s")
+        server.complete("Hello", max_tokens=1, logprobs=1)
+        yield server
