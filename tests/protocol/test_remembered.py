@@ -25,3 +25,19 @@ def test_what_fails_is_not_remembered() -> None:
         with pytest.raises(ValueError, match="invalid literal"):
             remembered("x")
     assert remembered("7") == 7
+
+
+def test_room_for_one_more_costs_the_same_however_many_there_are() -> None:
+    looked_at = 0
+
+    class Counted(str):
+        def __len__(self) -> int:
+            nonlocal looked_at
+            looked_at += 1
+            return super().__len__()
+
+    remembered = Remembered(lambda text: text, most=1000 * 510)
+    for i in range(5000):
+        remembered(Counted(f"{i:010}"))
+    assert looked_at < 20 * 5000
+    assert remembered("0000004999") and looked_at < 20 * 5000

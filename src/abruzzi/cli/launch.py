@@ -172,7 +172,7 @@ def _started(command: Command, port: int, grace: float) -> Child:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM does what Ctrl-C does; both do, as in the server, where a shell has a command in the background ignore it."""
+    """SIGTERM does what Ctrl-C does; so does SIGINT for a command in the background, which has it ignored."""
     before = {one: signal.signal(one, signal.default_int_handler) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

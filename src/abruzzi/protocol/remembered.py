@@ -39,8 +39,9 @@ class Remembered(Generic[_Key, _More, _Made]):
         return made
 
     def _drop(self) -> None:
+        """An eighth more than it must: all are counted for it, which would take long for each of thousands."""
         self._size = sum(len(key) + _LEAST for key in tuple(self._made))
-        while self._size > self._most and len(self._made) > 1:
+        while self._size > self._most * 7 // 8 and len(self._made) > 1:
             dropped, _ = self._made.popitem(last=False)
             self._size -= len(dropped) + _LEAST
 
