@@ -116,8 +116,9 @@ class Unclosed:
     def __init__(self, engine: Engine) -> None:
         self.capabilities = engine.capabilities
         self.complete = engine.complete
-        if (health := getattr(engine, "health", None)) is not None:
-            self.health = health
+        for name in ("health", "look"):
+            if (method := getattr(engine, name, None)) is not None:
+                setattr(self, name, method)
 
     async def aclose(self) -> None:
         pass

@@ -143,7 +143,7 @@ def test_an_engine_that_dies_in_mid_stream_is_gone_on_for() -> None:
 def test_a_name_that_is_no_engine_is_refused() -> None:
     with pytest.raises(EngineUnavailable, match="expected 'embedded' or a URL"):
         connect("localhost:8000")
-    for url in ("http://", "http://[::1", "http://localhost:99999", "ftp://localhost"):
+    for url in ("http://", "http://[::1", "http://localhost:99999", "ftp://localhost", "http://localhost/a b"):
         with pytest.raises(EngineUnavailable, match="expected"):
             connect(url)
     with pytest.raises(EngineUnavailable, match="expected a URL such as"):

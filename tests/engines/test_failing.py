@@ -163,6 +163,26 @@ def test_a_request_is_tried_on_three_engines_that_fail_and_on_all_that_take_no_m
     run(work)
 
 
+def test_a_request_that_ends_engines_ends_three_of_them_and_no_more() -> None:
+    """On connections that had been kept: that there is no new one any more isn't the engine's fault alone."""
+
+    async def dies(wire: Wire, writer: asyncio.StreamWriter) -> None:
+        wire._server.close()
+        writer.transport.abort()
+
+    async def work() -> None:
+        async with several(*[WHOLE] * 5) as engines:
+            for number in range(5):
+                await engines.ask(f"{number}")
+            assert engines.asked == [1] * 5
+            engines.answer(*[dies] * 5)
+            with pytest.raises(EngineError, match="broke off"):
+                await engines.ask("die")
+            assert sum(engines.asked) == 8
+
+    run(work)
+
+
 def test_an_engine_that_asks_for_time_gets_it_and_the_client_is_told() -> None:
     async def work() -> None:
         async with several(BUSY, BUSY) as engines:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from abruzzi.engines.http import BrokenOff, Client, Silence, Unreachable
 
@@ -309,5 +310,121 @@ def test_each_event_loop_has_its_own_connections() -> None:
             found = await asyncio.to_thread(asyncio.run, whole(client))
             assert found == (200, b"hi") and one.connections == 2
             assert await whole(client) == (200, b"hi") and one.connections == 2
+
+    run(work())
+
+
+def test_who_leaves_while_a_connection_is_made_leaves_nothing_behind() -> None:
+    """On uvloop, as the server runs: it tells nobody of the end of a connection that nobody waits for any more."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.01)
+        writer.write(OK + b"content-length: 2\r\n\r\nhi")
+
+    async def work() -> int:
+        async with served(answer) as (client, _):
+            for turn in range(200):
+                asking = asyncio.create_task(whole(client))
+                await asyncio.sleep(turn % 20 * 0.000_1)
+                asking.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asking
+            assert await whole(client) == (200, b"hi")
+            await asyncio.sleep(0.05)
+            (pool,) = (found for found, _ in client._pools.values())
+            return len(pool.open)
+
+    assert uvloop.run(asyncio.wait_for(work(), 20)) == 1
+
+
+def test_an_answer_before_the_whole_request_is_read_ends_the_connection() -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")  # and reads no more of it
+            await asyncio.sleep(1)
+        finally:
+            writer.close()
+
+    async def work() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        client = Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", 2.0, 2.0)
+        for _ in range(2):
+            assert await asyncio.wait_for(whole(client, b"x" * (20 << 20)), 0.9) == (413, b"no")
+        assert connections == 2
+        await client.aclose()
+        server.close()
+
+    run(work())
+
+
+def test_another_protocol_is_no_answer() -> None:
+    said = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+    faults: list[Any] = []
+
+    async def work() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+        async with served(said) as (client, _):
+            with pytest.raises(BrokenOff, match="another protocol"):
+                await whole(client)
+
+    run(work())
+    assert not faults
+
+
+def test_a_silent_server_is_no_end_of_an_answer_without_a_length() -> None:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(OK + b"\r\nhel")
+        await asyncio.sleep(1)
+
+    async def work() -> None:
+        async with served(answer, silence_seconds=0.1) as (client, _):
+            with pytest.raises(Silence):
+                await whole(client)
+
+    run(work())
+
+
+def test_a_server_that_was_held_up_has_its_time_to_go_on() -> None:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(OK + b"content-length: 600000\r\n\r\n" + b"a" * 300_000)
+        await asyncio.sleep(2.2)  # beyond what the client looks after
+        writer.write(b"a" * 300_000)
+
+    async def work() -> None:
+        async with served(answer, silence_seconds=1.0) as (client, _):
+            response = await client.post("/x", b"{}")
+            await asyncio.sleep(1.6)
+            assert len(await response.rest(1 << 20)) == 600_000
+            response.close()
+
+    run(work())
+
+
+@pytest.mark.parametrize("last", [b"", b"HTTP/1.1 200"])
+def test_only_what_was_given_up_without_a_word_is_sent_again(last: bytes) -> None:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        if len(one.bodies) == 2:
+            writer.write(last)
+            writer.close()
+        else:
+            writer.write(OK + b"content-length: 2\r\n\r\nhi")
+
+    one: Served
+
+    async def work() -> None:
+        nonlocal one
+        async with served(answer) as (client, one):
+            assert await whole(client) == (200, b"hi")
+            if last:
+                with pytest.raises(BrokenOff):
+                    await whole(client)
+            else:
+                assert await whole(client) == (200, b"hi")
+            assert len(one.bodies) == (2 if last else 3)
 
     run(work())

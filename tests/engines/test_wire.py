@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import json
 import random
+import time
 from typing import Any
 
 import pytest
 
 from abruzzi import EngineError, EngineTimeout, EngineUnavailable, RequestError, SamplingParams
 from abruzzi.engines.asking import Asking
-from abruzzi.engines.base import Piece, Usage
+from abruzzi.engines.base import Engine, Piece, Usage
 from abruzzi.engines.refusal import Failed, Refused
 from abruzzi.protocol.errors import PromptTooLong
 from abruzzi.protocol.messages import Message
@@ -65,6 +66,32 @@ def test_what_comes_at_once_is_one_piece_unless_alternatives_are_wanted() -> Non
             offered = await pieces(engine, SamplingParams(logprobs=2))
             assert [piece.text for piece in offered] == ["a", "b", ""]
             assert offered[0].alternatives == (("a", -0.1), ("b", -2.0))
+
+    run(work())
+
+
+@pytest.mark.parametrize("several", [["a" * 60_000], ["abcd"] * 2_000], ids=["one", "many"])
+def test_others_have_their_turn_while_what_came_at_once_is_read(several: list[str]) -> None:
+    said = response(sse(*map(chunk, several), chunk("", "stop"), b"[DONE]"))
+
+    async def work() -> None:
+        async with wired(said) as (engine, _):
+            turns = 0
+
+            async def others() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            beside, read, most = asyncio.create_task(others()), 0, 0
+            async with contextlib.aclosing(Asking(engine).texts(HI, SamplingParams(logprobs=1))) as texts:
+                async for one in texts:
+                    before, turns = turns, 0
+                    read = read + len(one) if not before else len(one)
+                    most = max(most, read)
+            beside.cancel()
+            assert most <= 2_048
 
     run(work())
 
@@ -339,6 +366,28 @@ def test_megabytes_of_prompt_go_out_as_they_are() -> None:
             assert wire.asked[0]["prompt"] == str(prompt)
             with pytest.raises(RequestError, match="surrogate"):
                 await text(engine, prompt=render_prompt([Message("user", "\ud83d")]))
+
+    run(work())
+
+
+def test_others_are_served_while_a_long_prompt_is_spelled() -> None:
+    prompt = render_prompt([Message("user", "<" * 8_000_000)])  # each may begin a marker
+
+    async def longest_gap(engine: Engine) -> float:
+        gaps, asking = [0.0], asyncio.create_task(text(engine, prompt=prompt))
+        while not asking.done():
+            begun = time.perf_counter()
+            await asyncio.sleep(0)
+            gaps.append(time.perf_counter() - begun)
+        assert await asking == "Hello."
+        return max(gaps)
+
+    async def work() -> None:
+        async with wired(WHOLE) as (engine, _):
+            begun = time.perf_counter()
+            str(prompt)
+            spelling = time.perf_counter() - begun
+            assert min([await longest_gap(engine) for _ in range(3)]) < spelling / 2
 
     run(work())
 

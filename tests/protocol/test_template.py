@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abruzzi import Message, RequestError, Tool, render
+from abruzzi.protocol import prompt as prompts
 from abruzzi.protocol.messages import as_messages
 from abruzzi.protocol.prompt import Control, escape, unescape
 from abruzzi.protocol.template import render_prompt
@@ -182,6 +183,17 @@ def test_reasoning_and_names_can_speak_no_protocol() -> None:
 def test_every_control_token_can_be_escaped() -> None:
     for variant in VARIANTS.values():
         assert not [control for control in variant.controls if escape(control, variant) == control]
+
+
+@given(
+    st.lists(st.sampled_from(["<", "[", "|", "\u200b", "im_end", "|>", "EOS", "]", "think>", "/", "a"]), max_size=40)
+)
+def test_a_long_text_is_looked_through_in_slices_and_comes_out_the_same(parts: list[str]) -> None:
+    text = "".join(parts)
+    whole = escape(text, K2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompts, "_SLICE", 5)
+        assert escape(text, K2) == whole
 
 
 def test_a_developer_is_the_system() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any
 
@@ -120,3 +121,24 @@ def test_the_same_tools_are_read_once() -> None:
     assert one["tools"] is other["tools"] == [{"x": 1}]
     assert parse(b'{"tools": [{"x": 2}]}')["tools"] == [{"x": 2}]
     assert parse(b'{"tools": null}')["tools"] is None
+
+
+def test_other_threads_have_their_turn_while_millions_of_numbers_are_read() -> None:
+    body = b'{"x": [%s1]}' % (b"1," * 2_500_000)
+    turns, is_over = 0, False
+
+    def others() -> None:
+        nonlocal turns
+        while not is_over:
+            turns += 1
+            time.sleep(0.001)
+
+    beside = threading.Thread(target=others)
+    beside.start()
+    try:
+        turns = 0
+        assert len(parse(body)["x"]) == 2_500_001
+        assert turns > 15  # one in each of Python's intervals of 5 ms
+    finally:
+        is_over = True
+        beside.join()

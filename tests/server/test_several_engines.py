@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from abruzzi import connect
+from abruzzi.engines.completions import CompletionsEngine
 from abruzzi.engines.pool import Pool
+from abruzzi.protocol.variants import K2
 from tests.conftest import Completions, events
 from tests.engines.wire import chunk
 from tests.server.asking import CHAT, HELLO, Serve, ask, streamed
@@ -139,3 +141,22 @@ def test_no_key_is_shown_and_each_engine_gets_it(serve: Serve, engine: Start) ->
     assert keys == ["Bearer sk-secret"] * 6
     for path in ("/health", "/metrics", "/"):
         assert b"sk-secret" not in ask(served, path).body
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_health_finds_out_that_an_engine_is_back_without_a_request(serve: Serve, count: int) -> None:
+    """A load balancer sends none to who isn't well."""
+    with socket.socket() as other, socket.socket() as taken:
+        for one in (other, taken):
+            one.bind(("127.0.0.1", 0))  # and doesn't listen
+        names = [f"127.0.0.1:{one.getsockname()[1]}" for one in (taken, other)][:count]
+        engines = [CompletionsEngine(f"http://{name}/v1", model="kimi-k2", variant=K2) for name in names]
+        served = serve(engines[0] if count == 1 else Pool(engines))
+        assert ask(served, "/health").status == 200  # nothing is known yet
+        assert ask(served).status == 503
+        for _ in range(2):
+            told = ask(served, "/health")
+            assert (told.status, told.json["status"]) == (503, "sick")
+        taken.listen()
+        told = ask(served, "/health")
+        assert (told.status, told.json["status"]) == (200, "ok")

@@ -16,8 +16,10 @@ from abruzzi.protocol.variants import Variant
 
 # Of a token, on average, where nobody counts them.
 _CHARACTERS = 4
-# Characters that are read at once: some engines give all in one piece.
-_SLICE = 16_384
+# Characters that are read before others have their turn, which takes up to 15 ms: some engines give all in one piece,
+# or thousands of pieces at once. And what a piece takes beside its characters, in characters.
+_SLICE = 2_048
+_PIECE = 32
 # Pieces without a character, of an engine that writes nothing for ever.
 _MAX_EMPTY = 10_000
 
@@ -84,7 +86,7 @@ class Asking:
     ) -> AsyncGenerator[str, None]:
         """One completion. Raises EngineError where the engine fails, or ends without a word."""
         self.end = None
-        length, before = 0, len(self.output)
+        length, taken, before = 0, 0, len(self.output)
         try:
             async with contextlib.aclosing(self._engine.complete(prompt, params, grammar)) as pieces:
                 count = 0
@@ -95,10 +97,12 @@ class Asking:
                     self.alternatives = piece.alternatives and [one for one in piece.alternatives if _is_text(one[0])]
                     for text in self._texts(piece):
                         length += len(text)
+                        taken += len(text) + _PIECE
+                        if taken > _SLICE:
+                            taken = len(text)
+                            await asyncio.sleep(0)  # others are being served, too
                         self.output.append(text)
                         yield text
-                        if len(text) == _SLICE:
-                            await asyncio.sleep(0)  # others are being served, too
                     count += 1
                     if self._has_ended(piece, count, length, params.max_tokens):
                         break

@@ -4,6 +4,7 @@ written.
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import urllib.error
@@ -32,6 +33,8 @@ _MAX_TOKENS = 4096
 _LEAST_TOKENS = 256
 # Past the environment's proxies, as every other request to an engine goes.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+# Characters of a prompt that take a millisecond or more to spell, or tens of them where all may be markers.
+_LONG = 256 << 10
 # Bytes of an answer that comes whole.
 _MAX_WHOLE = 64 << 20
 
@@ -71,7 +74,10 @@ class CompletionsEngine:
         """Continue the prompt; `grammar` is left to the checks that follow."""
         url, output = f"{self.url}/completions", Output(params)
         try:
-            response = await self._client.post("/completions", self._body(prompt, params))
+            is_long = sum(map(len, prompt.parts)) > _LONG  # others are being served meanwhile
+            body = await asyncio.to_thread(self._body, prompt, params) if is_long else self._body(prompt, params)
+            response = await self._client.post("/completions", body)
+            del body
             self._trouble = None
             try:
                 if response.status != 200:
@@ -107,6 +113,16 @@ class CompletionsEngine:
         """How it was when it was asked last: `url`, `model`, `status` (ok, sick) and its last `error`."""
         status = "ok" if self._trouble is None else "sick"
         return [{"url": self.url, "model": self.capabilities.model, "status": status, "error": self._trouble}]
+
+    async def look(self) -> bool:
+        """Whether there is somebody to ask, now."""
+        try:
+            await self._client.reach()
+        except Unreachable as error:
+            self._trouble = f"nothing answers at {self.url}: {error}"
+            return False
+        self._trouble = None
+        return True
 
     def _body(self, prompt: Prompt, params: SamplingParams) -> bytes:
         text = str(prompt)

@@ -96,7 +96,7 @@ def _base_url(url: str) -> str:
         raise EngineUnavailable(f"expected a URL without a query or fragment, such as {_SUCH_AS}, got {_shown(url)!r}")
     try:
         parts = urlsplit(url)
-        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and " " not in url
     except ValueError:  # a port that is none, half an IPv6 address
         is_one = False
     if not is_one:

@@ -75,6 +75,11 @@ class Response(asyncio.Protocol):
 
     # The response
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything has come of it."""
+        return self._head_size > 0
+
     async def read(self) -> bytes:
         """What has come of the body since, at least a byte; nothing where it is whole. Raises BrokenOff and Silence,
         each behind all that came before.
@@ -118,6 +123,7 @@ class Response(asyncio.Protocol):
     def _go_on(self) -> None:
         if not self._reading:
             self._reading = True
+            self._heard = self._loop.time()  # the silence until now was ours
             self._transport.resume_reading()
 
     async def _wait(self) -> None:
@@ -152,11 +158,13 @@ class Response(asyncio.Protocol):
         self._fail(Silence(f"said nothing for {self._patience:g} s"))
 
     def _keep(self) -> None:
-        """Back into the pool, where the server keeps the connection."""
+        """Back into the pool, where the server keeps the connection. One that answered before it had all of the request
+        may never read the rest, behind which the next would wait.
+        """
         self._idle = True
         self._parts.clear()
         self._go_on()
-        if self._is_kept and not self._transport.is_closing():
+        if self._is_kept and not (self._transport.is_closing() or self._transport.get_write_buffer_size()):
             self._pool.idle.append(self)
             self._set_timer(_KEPT_SECONDS, self.abort)
         else:
@@ -166,7 +174,6 @@ class Response(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._pool.open.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self._idle:
@@ -179,6 +186,8 @@ class Response(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._is_kept = False
             return self._fail(BrokenOff(f"what came is no HTTP: {error}"))
+        except httptools.HttpParserUpgrade:
+            return self._fail(BrokenOff("the server went over to another protocol, which it wasn't asked for"))
         if not self.status and self._head_size > _MAX_HEAD:
             return self._fail(BrokenOff(f"the head of the answer is longer than {_MAX_HEAD:,} bytes"))
         if self._lingers:
@@ -194,10 +203,11 @@ class Response(asyncio.Protocol):
         self._pool.forget(self)
         if self._idle or self._whole:
             return
-        if error is None and self.status and not {b"content-length", b"transfer-encoding"} & self.headers.keys():
-            self._whole = True  # a body without a length ends with the connection
-        elif self._error is None:
-            self._error = BrokenOff("the connection ended before the answer did")
+        if self._error is None:
+            if error is None and self.status and not {b"content-length", b"transfer-encoding"} & self.headers.keys():
+                self._whole = True  # a body without a length ends with the connection
+            else:
+                self._error = BrokenOff("the connection ended before the answer did")
         self._wake()
 
     # httptools' side
@@ -273,29 +283,38 @@ class Client:
         """The response to a body of JSON, as soon as its head is there. Raises Unreachable, BrokenOff and Silence.
 
         A connection that had been kept may be given up by the server just as it is used: then the request goes out once
-        more, on a new one.
+        more, on a new one. A server that is gone by then is one that broke off: the request may be what ended it.
         """
         pool = await self._pool()
         head = (
             f"POST {self._path}{path} HTTP/1.1\r\n{self._fields}"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         ).encode()
+        given_up: BrokenOff | None = None
         if pool.idle:
             response = pool.idle.pop()
             try:
                 return await _answered(response, head, body)
-            except BrokenOff:
-                if response.status:
+            except BrokenOff as error:
+                if response.has_begun:
                     raise
-        return await _answered(await self._connect(pool), head, body)
+                given_up = error
+        try:
+            response = await self._connect(pool)
+        except Unreachable as error:
+            raise given_up or error from error.__cause__
+        return await _answered(response, head, body)
+
+    async def reach(self) -> None:
+        """Look whether there is a server. Raises Unreachable."""
+        (await self._connect(await self._pool())).abort()
 
     async def _connect(self, pool: _Pool) -> Response:
         try:
             async with asyncio.timeout(self.connect_seconds):
-                _, response = await pool.loop.create_connection(
+                transport, response = await pool.loop.create_connection(
                     lambda: Response(pool), self._host, self._port, ssl=self._tls
                 )
-                return response
         except TimeoutError:
             raise Unreachable(f"no connection within {self.connect_seconds:g} s") from None
         except (OSError, ssl.SSLError, UnicodeError) as error:
@@ -304,6 +323,10 @@ class Client:
             raise Unreachable(
                 plain or getattr(error, "strerror", None) or str(error) or type(error).__name__
             ) from error
+        # Not before: uvloop tells nobody of the end of a connection that nobody waited for any more.
+        if not transport.is_closing():
+            pool.open.add(response)
+        return response
 
     async def _pool(self) -> _Pool:
         loop = asyncio.get_running_loop()

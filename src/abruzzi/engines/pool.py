@@ -110,6 +110,16 @@ class Pool:
         with self._lock:
             return [one.health(now) for one in self._members]
 
+    async def look(self) -> bool:
+        """Whether there is somebody to ask: an engine that is well, or that can be reached and may be tried again."""
+        with self._lock:
+            if any(one.retry_at is None for one in self._members):
+                return True
+            now = self._clock()
+            due = [one for one in self._members if one.asked_until <= now]
+        found = await asyncio.gather(*(_is_there(one.engine) for one in due))
+        return any(found)
+
     def note_failure(self, engine: Engine, error: EngineError) -> None:
         """An engine of the pool was found to be down."""
         member, now = next(one for one in self._members if one.engine is engine), self._clock()
@@ -196,6 +206,11 @@ class Pool:
             reasons.append(f"{left} can take no more for {min(waits, default=0.0):.1f} s")
         told = f"none of {len(self._members)} engines answers: {'; '.join(reasons)}"
         return EngineUnavailable(told, min(waits, default=None))
+
+
+async def _is_there(engine: Engine) -> bool:
+    look = getattr(engine, "look", None)
+    return look is None or bool(await look())
 
 
 class _Tries:

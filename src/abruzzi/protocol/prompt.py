@@ -124,6 +124,8 @@ _SPELLINGS = (
     re.compile(r"(<)(\u200b*)(\|[a-z0-9_]{1,40}\|>|/?think>)"),
     re.compile(r"(\[)(\u200b*)([A-Z]{3}\])"),
 )
+# Characters that are looked through at once: while a pattern is at work, no other thread is.
+_SLICE = 1 << 17
 
 
 def escape(text: str, variant: Variant) -> str:
@@ -132,12 +134,21 @@ def escape(text: str, variant: Variant) -> str:
     Reversible (`unescape`), and the identity on text that spells no control token.
     """
 
+    if "<" not in text and "[" not in text:
+        return text
+    if len(text) <= _SLICE:
+        return _broken(text, variant)
+    escaper = Escaper(variant)
+    parts = [escaper.feed(text[at : at + _SLICE]) for at in range(0, len(text), _SLICE)]
+    return "".join((*parts, escaper.close()))
+
+
+def _broken(text: str, variant: Variant) -> str:
     def broken(found: re.Match[str]) -> str:
         return f"{found[1]}\u200b{found[2]}{found[3]}" if variant.reserves(found[1] + found[3]) else found[0]
 
-    if "<" in text or "[" in text:
-        for spelling in _SPELLINGS:
-            text = spelling.sub(broken, text)
+    for spelling in _SPELLINGS:
+        text = spelling.sub(broken, text)
     return text
 
 
@@ -161,7 +172,7 @@ class Escaper:
         begin = max(data.rfind("<"), data.rfind("["))
         end = begin if begin >= 0 and _SPELLING_BEGUN.match(data, begin) else len(data)
         self.held = data[end:]
-        return escape(data[:end], self._variant)
+        return _broken(data[:end], self._variant)
 
     def close(self) -> str:
         """What was held."""

@@ -62,6 +62,7 @@ class App:
         if telemetry is not None:
             self._listeners.append(telemetry.done)
         self._telemetry = telemetry
+        self._looking: asyncio.Future[bool] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -173,16 +174,29 @@ class App:
         return {**openai, "type": "model", "display_name": model, "created_at": "1970-01-01T00:00:00Z"}
 
     async def _health(self, exchange: Exchange) -> None:
-        """503 where it can't answer: a load balancer had better ask another."""
+        """503 where it can't answer: a load balancer had better ask another.
+
+        While that doesn't send requests any more, none finds out that an engine is back: so it is looked for here.
+        """
         model = self._engine.capabilities.model
-        engines = engines_of(self._engine)
-        is_well = any(engine["status"] == "ok" for engine in engines)
+        is_well = any(engine["status"] == "ok" for engine in engines_of(self._engine))
+        is_well = is_well or self.is_stopping or await self._look()
         status = "stopping" if self.is_stopping else "ok" if is_well else "sick"
         told: dict[str, Any] = {"status": status}
         if exchange.is_trusted:
+            engines = engines_of(self._engine)
             told |= {"model": model, "engines": engines, "violations": self._metrics.violations}
         headers = Stopping.headers if self.is_stopping else ()
         await exchange.answer_json(200 if status == "ok" else 503, told, headers)
+
+    async def _look(self) -> bool:
+        """Whether an engine can be reached again. Of many who ask at once, one looks."""
+        look = getattr(self._engine, "look", None)
+        if look is None:
+            return False
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(look())
+        return bool(await asyncio.shield(self._looking))
 
     async def _show_metrics(self, exchange: Exchange) -> None:
         text, kind = self._metrics.shown(exchange.headers.get(b"accept", b"").decode("latin-1"))

@@ -74,7 +74,9 @@ def _read_exactly(body: bytes) -> dict[str, Any]:
     if text.startswith("\ufeff"):
         raise RequestError("the body is no JSON: it begins with a byte order mark (line 1, column 1)")
     try:
-        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_object)
+        value = json.loads(
+            text, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer, object_pairs_hook=_object
+        )
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise RequestError(f"the body is no JSON: {error.msg[0].lower()}{error.msg[1:]} ({where})") from None
@@ -91,6 +93,10 @@ def _read_exactly(body: bytes) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(name)
+
+
+def _integer(text: str) -> int:
+    return int(text)  # in Python's own code other threads have their turn among millions of them
 
 
 def _finite(text: str) -> float:

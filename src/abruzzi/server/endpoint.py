@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 from abruzzi import chat
 from abruzzi.chat import ChatRequest, Report
 from abruzzi.engines.base import Engine
-from abruzzi.protocol.errors import AbruzziError, RequestError
+from abruzzi.protocol.errors import AbruzziError
 from abruzzi.protocol.events import Finish
-from abruzzi.protocol.kept import KeptList, made_of
 from abruzzi.server.asgi import EventStream, while_connected
 from abruzzi.server.dialect import Call, Dialect
 from abruzzi.server.exchange import ClientLeft, Exchange
@@ -23,8 +22,6 @@ from abruzzi.server.refusals import ServerFault, Stopping
 from abruzzi.server.settings import Settings
 
 _T = TypeVar("_T")
-# Tools that are read beside other work.
-_MANY = 100
 logger = logging.getLogger("abruzzi.server")
 
 
@@ -40,15 +37,12 @@ class Endpoint:
     async def __call__(self, exchange: Exchange) -> None:
         """Raises AbruzziError for what goes wrong before there is anything of an answer."""
         exchange.body = body = await self._intake.read(exchange)
-        tools = body.get("tools")
-        if isinstance(tools, KeptList) and len(tools) > _MANY:
-            # They take a while, and others are being served meanwhile. `decode` finds them again, or fails there.
-            with contextlib.suppress(RequestError):
-                await asyncio.to_thread(made_of, tools, self._dialect.read_tools)
-        call = self._dialect.decode(body, self._engine.capabilities.model, exchange.key)
+        asked = body, self._engine.capabilities.model, exchange.key
+        decode = self._dialect.decode
+        call = await asyncio.to_thread(decode, *asked) if exchange.is_long else decode(*asked)
         if not self._settings.log_content:
             exchange.body = None  # it may be long, and its decoded form is enough
-        del body
+        del body, asked
         exchange.call = call
         await while_connected(exchange, self._stream(call, exchange) if call.stream else self._answer(call, exchange))
 

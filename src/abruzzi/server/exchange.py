@@ -61,6 +61,8 @@ class Exchange:
     """When the first of a streamed answer went out."""
     call: Call | None = None
     body: Mapping[str, Any] | None = None
+    is_long: bool = False
+    """Whether what is done with all of the body takes a while, and had better be done beside other work."""
     reports: list[Report] = field(default_factory=list)
     """One for each answer that became whole."""
     finish_reasons: list[str] = field(default_factory=list)

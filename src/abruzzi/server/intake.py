@@ -21,6 +21,8 @@ _LEAST_RATE = 16_384
 _FREE = 65_536
 # Bodies of the greatest length that may be on their way at once.
 _BODIES = 4
+# Bytes that take more than a millisecond or two to read.
+_LONG = 100_000
 
 
 class Intake:
@@ -46,8 +48,9 @@ class Intake:
         self.reading[exchange] = 0
         try:
             body = await self._whole(exchange)
+            exchange.is_long = len(body) >= _LONG
             # A long one takes a while, and others are being served meanwhile.
-            value = parse(body) if len(body) < 100_000 else await asyncio.to_thread(parse, body)
+            value = await asyncio.to_thread(parse, body) if exchange.is_long else parse(body)
         finally:
             self._room += self.reading.pop(exchange)
         self._check_open()

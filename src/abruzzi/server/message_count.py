@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from abruzzi.chat import ChatRequest
 from abruzzi.engines.asking import counter_of
@@ -32,9 +33,12 @@ class CountTokens:
     async def __call__(self, exchange: Exchange) -> None:
         """Raises RequestError."""
         body = await self._intake.read(exchange)
-        request = request_of(Fields(body), self._capabilities.model, answers=False)
-        count = await asyncio.to_thread(count_tokens, request, self._capabilities)  # takes a while for megabytes
+        count = await asyncio.to_thread(self._count, body)  # takes a while for megabytes
         await exchange.answer_json(200, {"input_tokens": count})
+
+    def _count(self, body: dict[str, Any]) -> int:
+        request = request_of(Fields(body), self._capabilities.model, answers=False)
+        return count_tokens(request, self._capabilities)
 
 
 def count_tokens(request: ChatRequest, capabilities: Capabilities) -> int:

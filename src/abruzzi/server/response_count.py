@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from abruzzi.engines.base import Capabilities
 from abruzzi.server.exchange import Exchange
@@ -24,6 +25,9 @@ class CountResponseTokens:
     async def __call__(self, exchange: Exchange) -> None:
         """Raises RequestError."""
         body = await self._intake.read(exchange)
-        request = self._responses.decode(body, self._capabilities.model, exchange.key).request
-        count = await asyncio.to_thread(count_tokens, request, self._capabilities)  # takes a while for megabytes
+        count = await asyncio.to_thread(self._count, body, exchange.key)  # takes a while for megabytes
         await exchange.answer_json(200, {"object": "response.input_tokens", "input_tokens": count})
+
+    def _count(self, body: dict[str, Any], owner: bytes | None) -> int:
+        request = self._responses.decode(body, self._capabilities.model, owner).request
+        return count_tokens(request, self._capabilities)

@@ -6,6 +6,7 @@ that is started anew knows none.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,7 +109,8 @@ class ResponseStore:
         stored = self._kept.get(id)
         if stored is None or stored.owner != owner:
             raise ResponseNotFound(f"response {id[:200]!r} is not kept here")
-        self._kept.move_to_end(id)
+        with contextlib.suppress(KeyError):  # asked for in a thread, it may just have given way
+            self._kept.move_to_end(id)
         return stored
 
     def previous(self, id: str, owner: bytes | None = None) -> Stored:
