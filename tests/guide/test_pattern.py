@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abruzzi.guide.pattern import Pattern, patterns_of
-from abruzzi.guide.regex import strings
+from abruzzi.guide.regex_strings import strings
 
 
 def fits(pattern: str, text: str) -> tuple[int, bool]:

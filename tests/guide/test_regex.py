@@ -6,7 +6,9 @@ from itertools import islice
 import jsonschema_rs
 import pytest
 
-from abruzzi.guide.regex import parsed, strings, whole
+from abruzzi.guide.regex import parsed
+from abruzzi.guide.regex_spelling import whole
+from abruzzi.guide.regex_strings import strings
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from functools import lru_cache
 import jsonschema_rs
 from llguidance import LLMatcher, LLTokenizer
 
-from abruzzi.guide.regex import parsed, whole
+from abruzzi.guide.regex import parsed
+from abruzzi.guide.regex_spelling import whole
 
 # The shapes of formats that have one. What is in a shape and not in the format (a 30th of February) shows at its end.
 SHAPES = {

@@ -1,19 +1,23 @@
-"""A regular expression of JSON Schema's (ECMA-262's, as jsonschema-rs reads them) taken apart.
-
-Of it are made the expression that llguidance follows, and short strings that it may match.
-"""
+"""A regular expression of JSON Schema's (ECMA-262's, as jsonschema-rs reads them) taken apart."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeAlias
 
-import jsonschema_rs
-
-Ranges: TypeAlias = tuple[tuple[int, int], ...]
+from abruzzi.guide.expression import (
+    Anchor,
+    Characters,
+    Choice,
+    Expression,
+    Group,
+    Look,
+    Ranges,
+    Reference,
+    Repeat,
+    Row,
+)
 
 # ECMA-262's classes: those of words and digits are narrower than Unicode's.
 _CLASSES: dict[str, Ranges] = {
@@ -37,71 +41,6 @@ _REFERENCE = re.compile(r"\\([1-9][0-9]*)")
 _GROUP = re.compile(r"\((?:\?(?:P?<[^>=!][^>]*>|([a-zA-Z-]*):|<?([=!])|([a-zA-Z]+)\))|(?!\?))")
 _QUANTIFIER = re.compile(r"(?:\{([0-9]+)(,([0-9]*))?\}|([*+?]))(?:\?|(?<=[*+])\+)?")
 _MAX_DEPTH = 100
-# Anchors inside of groups are followed into this many branches.
-_MAX_BRANCHES = 64
-# What a string is made of, the plain first; then one of many a script and category.
-_PLAIN = "a0A-bB1cC2_dD3eE4f.F5gG6hH7iI8jJ9kKlLmMnNoOpPqQrRsStTuUvVwWxXyYzZ /:@!#$%&'()*+,;<=>?[\\]^`{|}~\""
-_OTHERS = "\n\té中あア가\u03b1\u0431אعअกªǅ\u0301²Ⅷ€©«»\xa0\u2028\x01"
-# The longest string that is made of an expression, how many characters of all of them, and how many that were before.
-_LONGEST = 20_000
-_MAX_WRITTEN = 200_000
-_MAX_REPEATED = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Characters:
-    """One of some characters. `spelling`: in Rust's way; `ranges`: None where only the validator knows."""
-
-    spelling: str
-    source: str
-    ranges: Ranges | None
-
-
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    sign: str
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    items: tuple[Expression, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    branches: tuple[Expression, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    item: Expression
-    least: int
-    most: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """`number`: where it is captured."""
-
-    item: Expression
-    number: int | None = None
-    flags: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What looks around. It is left out of what is followed: the expression is only looser without."""
-
-    item: Expression
-    negated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    number: int
-
-
-Expression: TypeAlias = Characters | Anchor | Row | Choice | Repeat | Group | Look | Reference
 
 
 @lru_cache(maxsize=1024)
@@ -313,164 +252,3 @@ def _without(ranges: Ranges) -> Ranges:
             found.append((begin, low - 1))
         begin = max(begin, high + 1)
     return (*found, (begin, 0x10FFFF)) if begin <= 0x10FFFF else tuple(found)
-
-
-# What is followed
-
-
-def whole(expression: Expression) -> str:
-    """The expression, which may match anywhere in a string, as one that all of the string matches, in Rust's way of
-    writing it. Raises ValueError for what can't be followed.
-    """
-    branches = []
-    for begins, left in _opened([expression], "^"):
-        for ends, items in _opened(left, "$"):
-            body = "".join(_spelling(item) for item in items)
-            branches.append(f"{'' if begins else '(?s:.*)'}(?:{body}){'' if ends else '(?s:.*)'}")
-    if len(branches) > _MAX_BRANCHES:
-        raise ValueError("too many branches")
-    return "|".join(dict.fromkeys(branches))
-
-
-def _opened(items: Sequence[Expression], sign: str) -> Iterator[tuple[bool, list[Expression]]]:
-    """The ways to read the items, each with whether an anchor stands at their beginning (or end), and without it."""
-    at, rest = (0, slice(1, None)) if sign == "^" else (-1, slice(None, -1))
-    left = list(items)
-    while left and (isinstance(left[at], Look) or left[at] == Row()):
-        left = left[rest]
-    if not left or not _has_anchor(left[at], sign):
-        yield False, left
-        return
-    edge, others = left[at], left[rest]
-    if isinstance(edge, Anchor):
-        yield True, others
-    elif isinstance(edge, Row):
-        yield from _opened([*edge.items, *others] if sign == "^" else [*others, *edge.items], sign)
-    else:
-        branches = edge.branches if isinstance(edge, Choice) else [edge.item]  # type: ignore[union-attr]
-        for branch in branches:
-            for anchored, inside in _opened([branch], sign):
-                group = Group(Row(tuple(inside)), flags=edge.flags if isinstance(edge, Group) else "")
-                yield anchored, [group, *others] if sign == "^" else [*others, group]
-
-
-def _has_anchor(expression: Expression, sign: str) -> bool:
-    """Whether there is such an anchor that stands for itself, in no repetition."""
-    if isinstance(expression, Anchor):
-        return expression.sign == sign
-    if isinstance(expression, Row):
-        return any(_has_anchor(item, sign) for item in expression.items)
-    if isinstance(expression, Choice):
-        return any(_has_anchor(branch, sign) for branch in expression.branches)
-    return isinstance(expression, Group) and _has_anchor(expression.item, sign)
-
-
-def _spelling(expression: Expression) -> str:
-    if isinstance(expression, Characters):
-        return expression.spelling
-    if isinstance(expression, Row):
-        return "".join(map(_spelling, expression.items))
-    if isinstance(expression, Choice):
-        return f"(?:{'|'.join(map(_spelling, expression.branches))})"
-    if isinstance(expression, Group):
-        return f"(?{expression.flags}:{_spelling(expression.item)})"
-    if isinstance(expression, Repeat):
-        item = _spelling(expression.item)
-        most = "" if expression.most is None else expression.most
-        return f"(?:{item}){{{expression.least},{most}}}" if item else ""
-    if isinstance(expression, Reference):
-        raise ValueError("a reference to what a group matched")
-    return ""
-
-
-# Strings
-
-
-def strings(pattern: str, least: int = 0) -> Iterator[str]:
-    """Strings that the pattern may match, what looks around aside; the shortest first, and about as long as `least`
-    where they can be.
-    """
-    try:
-        expression = parsed(pattern)
-    except ValueError:
-        return
-    seen: set[str] = set()
-    left, turn = _MAX_WRITTEN, 0
-    while left > 0 and turn - len(seen) < _MAX_REPEATED:
-        writer = _Writer(turn, 0)
-        writer.write(expression)
-        if (missing := least - writer.length) > 0:
-            writer = _Writer(turn, missing, writer.repeats)
-            writer.write(expression)
-        text = "".join(writer.written)
-        if text not in seen and writer.length <= _LONGEST:
-            seen.add(text)
-            yield text
-        left -= writer.length + 1
-        turn += 1
-
-
-class _Writer:
-    """Writes a string: in turn 0 nothing that need not be, in turn 1 everything once, then what comes."""
-
-    def __init__(self, turn: int, missing: int, repeats: int = 1) -> None:
-        self.written: list[str] = []
-        self.length = 0
-        self.repeats = 0
-        self._turn = turn
-        self._state = turn * 7919
-        self._missing = missing
-        self._stretched = turn % max(1, repeats)  # which of the repetitions gets what is missing
-        self._groups: dict[int, str] = {}
-
-    def _pick(self, count: int) -> int:
-        if self._turn < 2:
-            return 0
-        self._state = (self._state * 1103515245 + 12345) & 0x7FFFFFFF
-        return (self._state >> 12) % count
-
-    def _put(self, text: str) -> None:
-        self.written.append(text)
-        self.length += len(text)
-
-    def write(self, expression: Expression) -> None:
-        if self.length > _LONGEST:
-            return
-        if isinstance(expression, Characters):
-            some = _some(expression)
-            self._put(some[self._pick(len(some))])
-        elif isinstance(expression, Row):
-            for item in expression.items:
-                self.write(item)
-        elif isinstance(expression, Choice):
-            self.write(expression.branches[self._pick(len(expression.branches))])
-        elif isinstance(expression, Group):
-            begin = len(self.written)
-            self.write(expression.item)
-            if expression.number is not None:
-                self._groups[expression.number] = "".join(self.written[begin:])
-        elif isinstance(expression, Repeat):
-            for _ in range(self._count(expression)):
-                self.write(expression.item)
-        elif isinstance(expression, Reference):
-            self._put(self._groups.get(expression.number, ""))
-        elif isinstance(expression, Look) and not expression.negated and self._turn % 2:
-            self.write(expression.item)
-
-    def _count(self, repeat: Repeat) -> int:
-        count = max(repeat.least, int(self._turn == 1)) + self._pick(4)
-        if self.repeats == self._stretched:
-            count += self._missing
-        self.repeats += 1
-        return count if repeat.most is None else min(count, repeat.most)
-
-
-@lru_cache(maxsize=1024)
-def _some(characters: Characters) -> str:
-    """Some of the characters, the plain ones first."""
-    if characters.ranges is None:
-        rule = jsonschema_rs.validator_for({"pattern": f"^{characters.source}$"})
-        return "".join(one for one in _PLAIN + _OTHERS if rule.is_valid(one)) or "a"
-    ranges = characters.ranges
-    found = "".join(one for one in _PLAIN if any(low <= ord(one) <= high for low, high in ranges))
-    return found or "".join(chr(low) for low, _ in ranges if not 0xD800 <= low <= 0xDFFF) or "a"

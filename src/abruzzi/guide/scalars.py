@@ -10,7 +10,7 @@ from string import ascii_lowercase, ascii_uppercase, digits
 
 from abruzzi.guide.node import Option
 from abruzzi.guide.pattern import SHAPES
-from abruzzi.guide.regex import strings as strings_of
+from abruzzi.guide.regex_strings import strings as strings_of
 
 # One for each format, and some that fit many a pattern.
 _SAMPLES = (
