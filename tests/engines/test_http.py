@@ -122,7 +122,7 @@ def test_answers_of_all_forms_are_read_and_their_connection_is_kept(said: bytes,
 
 
 def test_a_connection_that_is_used_again_lasts_as_long_as_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abruzzi.engines.http._KEPT_SECONDS", 0.1)
+    monkeypatch.setattr("abruzzi.engines.http_response._KEPT_SECONDS", 0.1)
 
     async def slow(writer: asyncio.StreamWriter) -> None:
         writer.write(OK + b"content-length: 4\r\n\r\nhe")
