@@ -55,8 +55,13 @@ from bench.server_client import Many, Order, Stream, ask, begin, large_tools, ma
 from bench.server_middles import Engine, Middle, abruzzi, engine, litellm, nginx
 
 ROUNDS, WINDOWS, LARGE_ROUNDS = 3, 5, 3
-AIMS = {"CPU/chunk": 2.0}
-"""Times nginx, at most."""
+AIMS = {
+    ("abruzzi", "nginx"): {"CPU/request": 8.0, "CPU/chunk": 2.0},
+    ("with guard", "nginx"): {"CPU/request": 8.0, "CPU/chunk": 3.0},
+    ("abruzzi", "litellm"): {"CPU/request": 1 / 50, "CPU/chunk": 1 / 15},
+    ("with guard", "litellm"): {"CPU/request": 1 / 50, "CPU/chunk": 1 / 15},
+}
+"""What we may cost, in times what a peer does."""
 LEAST_PACE = 5  # ms
 OVERLOADED, BUSY, RESTING = 0.8, 0.5, 0.02  # of a core
 SETTLE = 20.0
@@ -123,7 +128,7 @@ async def load(middle: Middle, source: Engine, streams: int, seconds: float, rat
     order = Order(round((2 * seconds + SETTLE) * 1000 / pace), pace, middle.kind)
     running: list[Stream] = []
     for _ in range(streams):
-        running.append(await begin(middle, order))
+        running.append(await begin(middle, order, Stream))
         await asyncio.sleep(0.5 / streams)
     while any(stream.first is None for stream in running):
         await asyncio.sleep(0.01)
@@ -175,7 +180,7 @@ async def first_ms(middle: Middle, probes: int, seconds: float) -> tuple[float, 
     order = Order(9 if middle.kind == "call" else 2, 0, middle.kind)
     end = time.perf_counter() + seconds
     while not took or (len(took) < probes and time.perf_counter() < end):
-        took.append(((await ask(middle, order)).first or 0.0) * 1000)
+        took.append(((await ask(middle, order, Stream)).first or 0.0) * 1000)
         await asyncio.sleep(0.005)
     return statistics.median(took), sorted(took)[int(len(took) * 0.99)]
 
@@ -196,7 +201,7 @@ async def large(middle: Middle, source: Engine, tools: int) -> tuple[float, floa
     for seed in range(LARGE_ROUNDS):
         order = Order(1, tools=large_tools(tools, seed))
         for times in took:
-            stream = await ask(middle, order)
+            stream = await ask(middle, order, Stream)
             times.append((await asyncio.to_thread(source.stats))["arrived"] - stream.began)
     return statistics.median(took[0]), statistics.median(took[1])
 
@@ -292,23 +297,24 @@ def show_costs(straight: Row, rows: Sequence[Row], streams: Sequence[int]) -> No
 
 def figures(row: Row, streams: Sequence[int]) -> dict[str, float]:
     costs = {"CPU/request": row.request_us, **{f"CPU/chunk, {n}": row.loads[n].chunk_us for n in streams}}
-    return {**costs, "MB": row.memory_mb, **({"large, cold": row.large_s[0]} if row.large_s else {})}
+    return {**costs, "MB": row.memory_mb}
 
 
 def show_ratios(rows: Sequence[Row], streams: Sequence[int]) -> None:
     peers = [row for row in rows if row.name in ("nginx", "litellm")]
-    ours = [figures(row, streams) | {"": row.name} for row in rows if row not in peers]
-    columns = list(dict.fromkeys(name for row in ours for name in row if name))
+    ours = [row for row in rows if row not in peers]
+    columns = list(figures(ours[0], streams)) if ours else []
     table = table_of("ours in times theirs, in brackets the aim", *columns)
     for row in ours:
+        mine = figures(row, streams)
         for peer in peers:
-            theirs = figures(peer, streams)
+            theirs, aims = figures(peer, streams), AIMS[row.name, peer.name]
             cells = []
             for name in columns:
-                aim = AIMS.get(name.partition(",")[0]) if peer.name == "nginx" else None
-                known = name in row and theirs.get(name)
-                cells.append(f"{row[name] / theirs[name]:.2g}{f' [{aim:g}]' if aim else ''}" if known else "")
-            table.add_row(f"{row['']} / {peer.name}", *cells)
+                aim = aims.get(name.partition(",")[0])
+                told = f" [{aim:.2g}]" if aim else ""
+                cells.append(f"{mine[name] / theirs[name]:.2g}{told}" if theirs[name] else "")
+            table.add_row(f"{row.name} / {peer.name}", *cells)
     if table.rows:
         console.print(table)
 

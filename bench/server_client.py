@@ -131,14 +131,14 @@ class Kept(Stream):
 StreamT = TypeVar("StreamT", bound=Stream)
 
 
-async def begin(middle: Middle, order: Order, kind: type[StreamT] = Stream) -> StreamT:  # type: ignore[assignment]
+async def begin(middle: Middle, order: Order, kind: type[StreamT]) -> StreamT:
     """A stream that has been asked for."""
     request = order.request(middle.port)
     _, stream = await asyncio.get_running_loop().create_connection(lambda: kind(request), "127.0.0.1", middle.port)
     return stream
 
 
-async def ask(middle: Middle, order: Order, kind: type[StreamT] = Stream) -> StreamT:  # type: ignore[assignment]
+async def ask(middle: Middle, order: Order, kind: type[StreamT]) -> StreamT:
     """A stream that is over. Raises RuntimeError where it didn't come to its end."""
     stream = await begin(middle, order, kind)
     await stream.over
@@ -150,7 +150,7 @@ async def several(middle: Middle, count: int, at_once: int, order: Order) -> lis
 
     async def one() -> Stream:
         async with gate:
-            return await ask(middle, order)
+            return await ask(middle, order, Stream)
 
     return list(await asyncio.gather(*(one() for _ in range(count))))
 

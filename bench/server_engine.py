@@ -73,12 +73,20 @@ def _chunked(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+def read_order(order: bytes) -> tuple[int, int, str, int]:
+    """Chunks, milliseconds between them, what they say, and the seed of it."""
+    found = _ORDER.fullmatch(order)
+    if found is None:
+        raise ValueError(f"expected an order such as CHUNKS=200 PACE=5 KIND=text, got {order!r}")
+    return int(found[1]), int(found[2]), found[3].decode(), int(found[4] or 0)
+
+
 @cache
 def frames(order: bytes, is_chat: bool) -> list[bytes]:
     """What an order brings. Equal chunks are the same bytes, so that a thousand orders take little memory."""
-    count, _, kind, seed = _ORDER.fullmatch(order).groups()  # type: ignore[union-attr]
+    count, _, kind, seed = read_order(order)
     # A peer is given text, and as many chunks.
-    spelled = texts("text" if is_chat else kind.decode(), int(count), int(seed or 0))
+    spelled = texts("text" if is_chat else kind, count, seed)
     return [*(frame(text, is_chat) for text in spelled), frame("", is_chat, "stop")]
 
 
@@ -141,7 +149,7 @@ class Connection(asyncio.Protocol):
             if order is None:
                 self._reply(b"400 Bad Request", b'{"error": {"message": "no order in the prompt"}}')
                 return
-            pace = int(_ORDER.fullmatch(order)[2]) / 1000  # type: ignore[index]
+            pace = read_order(order)[1] / 1000
             self.task = asyncio.create_task(self._stream(frames(order, b"/chat/" in line), pace))
 
     def _reply(self, status: bytes, body: bytes) -> None:
