@@ -78,7 +78,7 @@ def test_an_engines_command_is_mended_and_else_left_as_it_stands(given: str, men
         ("trtllm-serve a --model b", "expected one model, got --model b and a"),
         ("trtllm-serve a b", "expected one model behind trtllm-serve, got a and b"),
         ("trtllm-serve disaggregated -c f.yaml", "got trtllm-serve disaggregated: start it as it is"),
-        ("vllm serve x --uds /tmp/s", "--uds can't stay in the command of vllm: it must listen on a port"),
+        ("vllm serve x --uds s.sock", "--uds can't stay in the command of vllm: it must listen on a port"),
         ("vllm serve x --ssl-keyfile=k", "--ssl-keyfile can't stay"),
         ("vllm serve x --port many", "expected a port from 1 to 65535 in the engine's command, got --port many"),
         ("vllm serve x --port=0", "got --port 0"),

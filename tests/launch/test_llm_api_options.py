@@ -38,7 +38,7 @@ def test_what_matters_is_told(tmp_path: Path) -> None:
         "cuda_graph_config: tokens are made by CUDA graphs for 3 batch sizes up to 128; others are"
     )
     assert attention.startswith("enable_attention_dp: each GPU attends to requests of its own")
-    assert guided.startswith("without guided_decoding_backend the engine obeys no grammar")
+    assert guided.startswith("without guided_decoding_backend (xgrammar) the engine obeys no grammar")
     assert notes(tmp_path, "cuda_graph_config: null\nguided_decoding_backend: xgrammar").startswith(
         "cuda_graph_config: off"
     )
