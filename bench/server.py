@@ -63,7 +63,7 @@ AIMS = {
 }
 """What we may cost, in times what a peer does."""
 LEAST_PACE = 5  # ms
-OVERLOADED, BUSY, RESTING = 0.8, 0.5, 0.02  # of a core
+HOPELESS, OVERLOADED, BUSY, RESTING = 2.0, 0.8, 0.5, 0.02  # of a core
 SETTLE = 20.0
 """Seconds at most until what streams cost at their beginning is over."""
 MANY, MANY_MB = 512, 150
@@ -108,6 +108,8 @@ async def measure(middle: Middle, source: Engine, options: argparse.Namespace) -
             rate = BUSY * 1e6 / found.chunk_us
             found = await load(middle, source, streams, options.seconds, rate, options.probes)
         row.loads[streams] = found
+        if found.chunk_us * rate > HOPELESS * 1e6:  # what it can't follow would only pile up in it
+            rate = BUSY * 1e6 / found.chunk_us
     row.memory_mb = middle.peak_memory()
     if options.large and middle.name != "abruzzi":
         row.large_s = await large(middle, source, options.large)
@@ -125,7 +127,7 @@ async def request_us(middle: Middle, requests: int) -> float:
 
 async def load(middle: Middle, source: Engine, streams: int, seconds: float, rate: float, probes: int) -> Load:
     pace = max(LEAST_PACE, round(streams / rate * 1000))
-    order = Order(round((2 * seconds + SETTLE) * 1000 / pace), pace, middle.kind)
+    order = Order(round((2 * seconds + 2 * SETTLE) * 1000 / pace), pace, middle.kind)
     running: list[Stream] = []
     for _ in range(streams):
         running.append(await begin(middle, order, Stream))
@@ -162,6 +164,8 @@ async def watch(middle: Middle, source: Engine, running: Sequence[Stream], secon
         costs.append((last[0] - before[0]) / max(1, last[1] - before[1]))
     stats = await asyncio.to_thread(source.stats)
     cpu, words, events, reads, wall, client, engine_cpu = (b - a for a, b in zip(first, last, strict=True))
+    if not words:
+        raise RuntimeError(f"{middle.name} let nothing through for {seconds:g} s")
     return Load(
         words / wall,
         statistics.median(costs),
