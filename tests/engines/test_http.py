@@ -65,7 +65,7 @@ async def served(said: bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 async def whole(client: Client, body: bytes = b"{}") -> tuple[int, bytes]:
-    response = await client.post("/x", body)
+    response = await client.ask("POST", "/x", body)
     try:
         return response.status, await response.rest(1 << 20)
     finally:
@@ -205,7 +205,7 @@ def test_a_server_waits_for_a_slow_reader() -> None:
 
     async def work() -> None:
         async with served(answer, silence_seconds=0.2) as (client, _):
-            response = await client.post("/x", b"{}")
+            response = await client.ask("POST", "/x", b"{}")
             await asyncio.sleep(0.5)  # longer than a silence may be: it isn't the server's
             assert written < 30_000_000
             read = 0
@@ -227,7 +227,7 @@ def test_the_end_of_an_answer_that_is_not_wanted_is_waited_for_a_while() -> None
         writer.write(b"3\r\n ho\r\n0\r\n\r\n")
 
     async def ask(client: Client) -> None:
-        response = await client.post("/x", b"{}")
+        response = await client.ask("POST", "/x", b"{}")
         assert (await response.read()).startswith(b"hi")
         response.close(lingers=True)
 
@@ -266,7 +266,7 @@ def test_a_server_that_is_not_there_is_told() -> None:
         for url, words in (("http://127.0.0.1:9", "refused"), ("http://no.such.host.invalid", "known|resol|name")):
             client = Client(url, connect_seconds=5.0, silence_seconds=1.0)
             with pytest.raises(Unreachable, match=f"(?i){words}"):
-                await client.post("/x", b"{}")
+                await client.ask("POST", "/x", b"{}")
             await client.aclose()
 
     run(work())
@@ -397,7 +397,7 @@ def test_a_server_that_was_held_up_has_its_time_to_go_on() -> None:
 
     async def work() -> None:
         async with served(answer, silence_seconds=1.0) as (client, _):
-            response = await client.post("/x", b"{}")
+            response = await client.ask("POST", "/x", b"{}")
             await asyncio.sleep(1.6)
             assert len(await response.rest(1 << 20)) == 600_000
             response.close()

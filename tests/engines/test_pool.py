@@ -101,10 +101,11 @@ def test_engines_of_different_models_make_no_pool() -> None:
     assert pool_of(Fake(), unnamed).capabilities.context_length == 7
 
 
-def test_a_grammar_and_ids_are_offered_where_all_offer_them(shared: Path) -> None:
+def test_ids_are_offered_where_all_offer_them_and_a_grammar_is_where_one_does(shared: Path) -> None:
     one, other = Fake(), Fake()
     one.capabilities = replace(one.capabilities, constrains=True, tokenizer=Tokenizer.from_folder(shared / "k2"))
-    assert not pool_of(one, other).capabilities.constrains and pool_of(one, other).capabilities.tokenizer is None
+    assert pool_of(one, other).capabilities.constrains and pool_of(one, other).capabilities.tokenizer is None
+    assert not pool_of(other, other).capabilities.constrains
     assert pool_of(one, one).capabilities.constrains and pool_of(one, one).capabilities.tokenizer is not None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from abruzzi.engines.base import Engine, Piece, SamplingParams
 from abruzzi.engines.completions import CompletionsEngine
+from abruzzi.engines.ways import Ways
 from abruzzi.protocol.messages import Message
 from abruzzi.protocol.prompt import Prompt
 from abruzzi.protocol.template import render_prompt
@@ -134,7 +135,7 @@ async def wired(answer: Answer | bytes, **options: Any) -> AsyncIterator[tuple[C
 
     wire = Wire(same if isinstance(answer, bytes) else answer)
     await wire.start()
-    engine = CompletionsEngine(wire.url, model="kimi-k2", variant=K2, **options)
+    engine = CompletionsEngine(wire.url, model="kimi-k2", variant=K2, ways=Ways(), **options)
     try:
         yield engine, wire
     finally:

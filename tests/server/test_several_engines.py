@@ -14,6 +14,7 @@ import pytest
 from abruzzi import connect
 from abruzzi.engines.completions import CompletionsEngine
 from abruzzi.engines.pool import Pool
+from abruzzi.engines.ways import Ways
 from abruzzi.protocol.variants import K2
 from tests.conftest import Completions, events
 from tests.engines.wire import chunk
@@ -150,7 +151,7 @@ def test_health_finds_out_that_an_engine_is_back_without_a_request(serve: Serve,
         for one in (other, taken):
             one.bind(("127.0.0.1", 0))  # and doesn't listen
         names = [f"127.0.0.1:{one.getsockname()[1]}" for one in (taken, other)][:count]
-        engines = [CompletionsEngine(f"http://{name}/v1", model="kimi-k2", variant=K2) for name in names]
+        engines = [CompletionsEngine(f"http://{name}/v1", model="kimi-k2", variant=K2, ways=Ways()) for name in names]
         served = serve(engines[0] if count == 1 else Pool(engines))
         assert ask(served, "/health").status == 200  # nothing is known yet
         assert ask(served).status == 503

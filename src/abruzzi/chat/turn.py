@@ -40,7 +40,7 @@ class Turn:
     def __init__(self, engine: Engine, request: ChatRequest) -> None:
         self.request = request
         self.variant = engine.capabilities.variant
-        self.asking = Asking(engine)
+        self.asking = Asking(engine, request.params.stop)
         schemas = Schemas(request.tools)
         self.tools = self._callable()
         if request.output == "pythonic":
@@ -50,6 +50,7 @@ class Turn:
         self.prompt = self._prompt()
         is_free = not request.tools and request.answer is None
         self.grammar = self._grammar() if engine.capabilities.constrains and not is_free else None
+        self.constrains_within = engine.capabilities.constrains_within
         self.guard = None if is_free else self._guard(schemas)
         if self.guard is not None:
             self._feed_begun(self.guard)
@@ -213,7 +214,8 @@ class Turn:
         # As it was begun, to the last character, until more stands.
         prefix = guard.prefix if self.patience.resumes or not self.begun else self.begun
         params = self._params(guard)
-        grammar = self.grammar.behind(prefix) if self.grammar is not None else None
+        follows = not prefix or self.constrains_within
+        grammar = self.grammar.behind(prefix) if self.grammar is not None and follows else None
         prompt = self.prompt.going_on(prefix)
         # A prefix may end inside of a token. What is held to a grammar, or writes the turn's beginning, heals nothing.
         heals = prefix and grammar is None
@@ -288,7 +290,7 @@ class Turn:
         return Report(
             guard.spelled if self.patience.resumes else output,
             usage,
-            guided=self.grammar is not None,
+            guided=self.grammar is not None and self.asking.guided,
             problems=tuple(guard.problems),
             violations=dict(guard.violations),
             resumes=self.patience.resumes,

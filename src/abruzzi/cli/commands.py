@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import abruzzi
+from abruzzi.cli.doctor import doctor
 from abruzzi.cli.launch import launch
 from abruzzi.cli.models import models
 from abruzzi.cli.parse import parse_text
@@ -47,5 +48,5 @@ def main() -> None:
     """Tool calling for Kimi K2 that holds, on any engine."""
 
 
-for _command in (run, serve, launch, models, parse_text, render_request):
+for _command in (run, serve, launch, doctor, models, parse_text, render_request):
     main.add_command(_command)

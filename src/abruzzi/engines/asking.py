@@ -27,16 +27,19 @@ _MAX_EMPTY = 10_000
 class Asking:
     """Asks an engine for completions and adds up what they cost."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, stops: Sequence[str] = ()) -> None:
+        """`stops` are the client's stop sequences: an engine that looks for them in the text gives no ids."""
         self._engine = engine
         tokenizer = engine.capabilities.tokenizer
         self._detokenizer = None if tokenizer is None else tokenizer.detokenizer()
-        self.by_id = tokenizer is not None
+        self.by_id = tokenizer is not None and not stops
         """Whether the texts are made of token ids: a control token comes by itself, as a `Control`."""
         self._heals = tokenizer is not None
         self.output: list[str] = []
         """All that was written."""
         self.usage = Usage()
+        self.guided = True
+        """Whether all completions came to their end within the grammar."""
         self.engine = name_of(engine)
         """What the engine is called that wrote last: of a pool, the one that served."""
         self.end: Piece | None = None
@@ -116,8 +119,12 @@ class Asking:
             self._add(self.end, prompt, before)
 
     def _texts(self, piece: Piece) -> Iterable[str]:
-        if self._detokenizer is not None and piece.ids:
-            return self._detokenizer.feed(piece.ids)
+        if piece.ids:
+            if self._detokenizer is None:  # the engine has learned to give them
+                tokenizer = self._engine.capabilities.tokenizer
+                self._detokenizer = None if tokenizer is None else tokenizer.detokenizer()
+            if self._detokenizer is not None:
+                return self._detokenizer.feed(piece.ids)
         text = piece.text if _is_text(piece.text) else _as_text(piece.text)
         if 0 < len(text) <= _SLICE:
             return (text,)
@@ -135,6 +142,7 @@ class Asking:
 
     def _add(self, end: Piece | None, prompt: Prompt, before: int) -> None:
         """Of a completion that was broken off only its text is known: `output` from `before` on."""
+        self.guided = self.guided and end is not None and end.guided
         if end is not None and end.usage is not None:
             more = end.usage
         else:

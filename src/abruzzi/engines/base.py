@@ -71,6 +71,8 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
     """The tokens, where the engine gives them and has a tokenizer; what they say counts, whatever `text` says."""
     logprob: float | None = None
     """For a piece of one token: the logarithm of its probability."""
+    guided: bool = False
+    """With a `finish_reason`: whether all of the output was held to the grammar."""
     alternatives: tuple[tuple[str, float], ...] = ()
     """For a piece of one token: others that might have come, and the logarithms of their probabilities."""
     engine: str | None = None
@@ -87,6 +89,8 @@ class Capabilities:
     """The format in which its model reads and writes."""
     constrains: bool
     """Whether it keeps its output within a `Grammar`."""
+    constrains_within: bool = False
+    """Whether it does so for a prompt that ends inside of a turn."""
     context_length: int | None = None
     tokenizer: Tokenizer | None = None
     """The model's own, of an engine that gives token ids."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ def connect(
     tokenizer: str | Path | None = None,
     timeout: float | None = None,
     api_key: str | None = None,
+    guided: bool = True,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Engine:
@@ -43,13 +45,15 @@ def connect(
 
     `model` is the name that the server knows its model by (its first one when left out); for the embedded engine the
     name of known weights or a path to a GGUF file. `variant` is the format that a served model speaks; without it the
-    model's name tells, or it is `k2`. `tokenizer` is the folder of a served K2's `tiktoken.model`: with it tokens are
-    counted where the engine doesn't. `timeout`: seconds of a served engine's silence after which it is given up, 600
-    when left out. `api_key` is sent to each served engine (`Authorization: Bearer`). `progress` hears of a download.
+    model's name tells, or it is `k2`. `tokenizer` is the folder of a served K2's `tiktoken.model`: with it prompts go
+    out as token ids where the engine takes them, and tokens are counted where it doesn't. `timeout`: seconds of a
+    served engine's silence after which it is given up, 600 when left out. `api_key` is sent to each served engine
+    (`Authorization: Bearer`). Without `guided` a served engine is given no grammar. `progress` hears of a download.
 
-    Blocks while weights are fetched and loaded, about a second when they are cached. Of several engines, one must
-    answer. Raises EngineUnavailable, and RequestError for an unknown variant, for a Kimi K3, for a key that no header
-    can hold and for engines that serve different models.
+    Blocks while weights are fetched and loaded, about a second when they are cached, and while a served engine shows
+    which grammars it obeys, a second or two. Of several engines, one must answer. Raises EngineUnavailable, and
+    RequestError for an unknown variant, for a Kimi K3, for a key that no header can hold and for engines that serve
+    different models.
     """
     urls = [engine] if isinstance(engine, str) else list(engine)
     if len(urls) != 1 or urls[0].startswith(("http://", "https://")):
@@ -60,7 +64,8 @@ def connect(
                 "expected an engine's key of printable ASCII without spaces, got another text", "api_key"
             )
         vocabulary = None if tokenizer is None else Tokenizer.from_folder(tokenizer)
-        return _served(list(dict.fromkeys(map(_base_url, urls))), model, variant, vocabulary, timeout, api_key)
+        urls = list(dict.fromkeys(map(base_url_of, urls)))
+        return _served(urls, model, variant, vocabulary, timeout, api_key, guided=guided)
     (engine,) = urls
     if api_key is not None:
         raise RequestError("expected no engine's key: the embedded engine asks for none", "api_key")
@@ -85,7 +90,7 @@ def connect(
     return local
 
 
-def _base_url(url: str) -> str:
+def base_url_of(url: str) -> str:
     """The URL with `/v1` at its end. It is shown in errors, logs and `/health`, and so must hold no secret."""
     if "@" in url:
         raise EngineUnavailable(
@@ -117,6 +122,8 @@ def _served(
     tokenizer: Tokenizer | None,
     timeout: float | None,
     api_key: str | None,
+    *,
+    guided: bool,
 ) -> Engine:
     """The engine at these URLs. A single one that is named isn't asked for what it serves, and may come up later."""
     found: list[Served | EngineUnavailable]
@@ -129,11 +136,11 @@ def _served(
     if not answering:
         down = "; ".join(map(str, found)) or "none is named"
         raise EngineUnavailable(f"expected an engine that answers: {down}")
-    engines: list[Engine] = []
+    engines: list[CompletionsEngine] = []
     for url, one in zip(urls, found, strict=True):
         # One that is down is taken to serve what the others do, once it is up.
         what = one if isinstance(one, Served) else answering[0]
-        row = _row(what.model, variant)
+        row = variant_for(what.model, variant)
         if tokenizer is not None and not row.controls <= tokenizer.controls.keys():
             raise RequestError(f"expected no tokenizer of Kimi K2 for a model of variant {row.name!r}", "tokenizer")
         engines.append(
@@ -145,8 +152,12 @@ def _served(
                 tokenizer=tokenizer,
                 timeout=timeout,
                 api_key=api_key,
+                guided=guided,
             )
         )
+    # In threads, whose event loops are their own: one may be running here.
+    with ThreadPoolExecutor(min(32, len(engines))) as threads:
+        list(threads.map(_settled, engines))
     if len(engines) == 1:
         return engines[0]
     pool = Pool(engines)
@@ -156,6 +167,10 @@ def _served(
     return pool
 
 
+def _settled(engine: CompletionsEngine) -> None:
+    asyncio.run(engine.settle())
+
+
 def _asked(url: str, model: str | None, api_key: str | None) -> Served | EngineUnavailable:
     try:
         return served(url, model, api_key)
@@ -163,7 +178,7 @@ def _asked(url: str, model: str | None, api_key: str | None) -> Served | EngineU
         return error
 
 
-def _row(model: str, variant: str | None) -> Variant:
+def variant_for(model: str, variant: str | None) -> Variant:
     row = variant_named(variant) if variant else variant_of_model(model)
     if row is None:
         logger.warning("the name %s doesn't tell the model's format: it is taken for K2-Instruct's, k2", model)

@@ -23,6 +23,7 @@ class Handover:
         self._tokenizer, self._counter = capabilities.tokenizer, counter_of(capabilities)
         self._parts: list[str] = []
         self._ids: list[int] = []  # that are no whole character yet
+        self._is_by_id = self._tokenizer is not None
         self._spent = 0  # tokens of engines that failed
 
     @property
@@ -40,7 +41,7 @@ class Handover:
         grammar = None if self._grammar is None else self._grammar.behind(self._grammar.written + self._spelled())
         limit = self._params.max_tokens
         params = self._params if limit is None else replace(self._params, max_tokens=limit - self._spent)
-        if self._tokenizer is not None:  # what is a control token is known
+        if self._is_by_id:  # what is a control token is known
             return self._prompt.ending_in(self._parts), params, grammar
         return self._prompt.going_on("".join(self._parts)), params, grammar
 
@@ -56,6 +57,7 @@ class Handover:
             piece = msgspec.structs.replace(piece, ids=tuple(self._ids))
             self._ids = []
         elif piece.text:
+            self._is_by_id = False
             self._parts.append(piece.text)
         if piece.usage is None or not self._spent:
             return (piece,)
@@ -72,7 +74,7 @@ class Handover:
         self._spent = tokens_of(text, self._prompt.variant, self._counter) if text else 0
 
     def _spelled(self) -> str:
-        if self._tokenizer is None:
+        if not self._is_by_id:
             return "".join(self._parts)
         variant = self._prompt.variant
         return "".join(part if isinstance(part, Control) else escape(part, variant) for part in self._parts)

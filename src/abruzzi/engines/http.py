@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -16,7 +17,12 @@ from urllib.parse import urlsplit
 
 from abruzzi.engines.http_response import BrokenOff, Response, Silence
 
-__all__ = ["BrokenOff", "Client", "Response", "Silence", "Unreachable"]
+__all__ = ["BrokenOff", "Client", "Response", "Silence", "Unreachable", "plain"]
+
+# For a place in the queue of a server that is slow to accept the kernel asks after 1, 3 and 7 seconds: a new connection
+# asks at once.
+_TRIES = 3
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 class Unreachable(ConnectionError):
@@ -49,7 +55,8 @@ class _Pool:
 @dataclass
 class Client:
     """Asks the server at a URL. Event loops of several threads, and one after another, may share it: each has its own
-    connections. A redirect isn't followed: it leads to another server than the one that was named.
+    connections. A redirect isn't followed: it leads to another server than the one that was named. `connect_seconds`
+    is what each of three tries to connect has.
     """
 
     url: str
@@ -68,50 +75,43 @@ class Client:
         self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields)
         self._pools: dict[asyncio.AbstractEventLoop, tuple[_Pool, AsyncGenerator[_Pool, None]]] = {}
 
-    async def post(self, path: str, body: bytes) -> Response:
+    async def ask(self, method: str, path: str, body: bytes) -> Response:
         """The response to a body of JSON, as soon as its head is there. Raises Unreachable, BrokenOff and Silence.
 
         A connection that had been kept may be given up by the server just as it is used: then the request goes out once
-        more, on a new one. A server that is gone by then is one that broke off: the request may be what ended it.
+        more, on a new one, if it is sure that the server never had all of it.
         """
         pool = await self._pool()
         head = (
-            f"POST {self._path}{path} HTTP/1.1\r\n{self._fields}"
+            f"{method} {self._path}{path} HTTP/1.1\r\n{self._fields}"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         ).encode()
-        given_up: BrokenOff | None = None
         if pool.idle:
             response = pool.idle.pop()
             try:
                 return await _answered(response, head, body)
-            except BrokenOff as error:
-                if response.has_begun:
+            except BrokenOff:
+                if response.was_taken:
                     raise
-                given_up = error
-        try:
-            response = await self._connect(pool)
-        except Unreachable as error:
-            raise given_up or error from error.__cause__
-        return await _answered(response, head, body)
+        return await _answered(await self._connect(pool, _TRIES), head, body)
 
     async def reach(self) -> None:
-        """Look whether there is a server. Raises Unreachable."""
-        (await self._connect(await self._pool())).abort()
+        """Look whether there is a server, in one try. Raises Unreachable."""
+        (await self._connect(await self._pool(), 1)).abort()
 
-    async def _connect(self, pool: _Pool) -> Response:
-        try:
-            async with asyncio.timeout(self.connect_seconds):
-                transport, response = await pool.loop.create_connection(
-                    lambda: Response(pool), self._host, self._port, ssl=self._tls
-                )
-        except TimeoutError:
-            raise Unreachable(f"no connection within {self.connect_seconds:g} s") from None
-        except (OSError, ssl.SSLError, UnicodeError) as error:
-            # Event loops word a refusal each in its own way.
-            plain = os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else None
-            raise Unreachable(
-                plain or getattr(error, "strerror", None) or str(error) or type(error).__name__
-            ) from error
+    async def _connect(self, pool: _Pool, tries: int) -> Response:
+        for left in reversed(range(tries)):
+            try:
+                async with asyncio.timeout(self.connect_seconds):
+                    transport, response = await pool.loop.create_connection(
+                        lambda: Response(pool), self._host, self._port, ssl=self._tls
+                    )
+                break
+            except TimeoutError:
+                if not left:
+                    raise Unreachable(f"no connection within {tries * self.connect_seconds:g} s") from None
+            except (OSError, UnicodeError) as error:
+                raise Unreachable(plain(error)) from error
         # Not before: uvloop tells nobody of the end of a connection that nobody waited for any more.
         if not transport.is_closing():
             pool.open.add(response)
@@ -143,6 +143,16 @@ class Client:
         """Close the connections of the running loop; those of other loops end with them."""
         if found := self._pools.get(asyncio.get_running_loop()):
             await found[1].aclose()
+
+
+def plain(error: object) -> str:
+    """Why there is no connection, in the same words on every event loop. A name may stand for several addresses, of
+    which asyncio tells one by one.
+    """
+    numbers = dict.fromkeys(_ERRNO.findall(str(error)))
+    if numbers:
+        return ", ".join(os.strerror(int(number)) for number in numbers)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 async def _answered(response: Response, head: bytes, body: bytes) -> Response:

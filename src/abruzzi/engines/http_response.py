@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import Any, Protocol, cast
 
 import httptools
@@ -11,7 +13,8 @@ import httptools
 _KEPT_SECONDS = 4.0
 # How long the end of a response that is given back is waited for, so that its connection can be used again.
 _LINGER_SECONDS = 0.2
-# Bytes: of a response's head; of a body that nobody has read yet, beyond which the server has to wait.
+# Bytes: of a response's head, or between two parts of its body; of a body that nobody has read yet, beyond which the
+# server has to wait.
 _MAX_HEAD = 64 << 10
 _MAX_WAITING = 256 << 10
 
@@ -60,26 +63,31 @@ class Response(asyncio.Protocol):
         """Send a request. The response's head is there after `begun`."""
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
-        self._head_size = 0
+        self._bare = 0  # bytes behind which nothing of the body has come
+        self.was_taken = True
+        """Whether the server may have had the whole request, and so may have begun it."""
+        self._sent, self._taken_before = len(head) + len(body), _taken(self._transport)
         self._parts: list[bytes] = []
         self._size = 0
         self._idle, self._whole, self._lingers, self._is_kept = False, False, False, False
         self._parser: Any = httptools.HttpResponseParser(self)
         self._heard = self._loop.time()
         self._set_timer(self._patience, self._break_silence)  # in place of the one that ends what nobody uses
-        self._transport.writelines((head, body))
+        if self._transport.is_closing():  # nobody may tell of its end any more
+            self.was_taken = False
+            self._fail(BrokenOff("the connection was ended, or spoken on, before it was asked"))
+        else:
+            self._transport.writelines((head, body))
 
     async def begun(self) -> None:
         """Wait for the head. Raises BrokenOff and Silence."""
         while not self.status:
             await self._wait()
+        encoding = self.headers.get(b"content-encoding", b"identity").lower()
+        if encoding != b"identity":
+            raise BrokenOff(f"the answer came as {encoding.decode('latin-1')[:40]}, which it wasn't asked for")
 
     # The response
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether anything has come of it."""
-        return self._head_size > 0
 
     async def read(self) -> bytes:
         """What has come of the body since, at least a byte; nothing where it is whole. Raises BrokenOff and Silence,
@@ -180,8 +188,7 @@ class Response(asyncio.Protocol):
         if self._idle:
             return self._transport.abort()  # nobody asked
         self._heard = self._loop.time()
-        if not self.status:
-            self._head_size += len(data)
+        self._bare += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -189,8 +196,9 @@ class Response(asyncio.Protocol):
             return self._fail(BrokenOff(f"what came is no HTTP: {error}"))
         except httptools.HttpParserUpgrade:
             return self._fail(BrokenOff("the server went over to another protocol, which it wasn't asked for"))
-        if not self.status and self._head_size > _MAX_HEAD:
-            return self._fail(BrokenOff(f"the head of the answer is longer than {_MAX_HEAD:,} bytes"))
+        if self._bare > _MAX_HEAD and not self._whole:
+            what = "what stands between parts of the answer" if self.status else "the head of the answer"
+            return self._fail(BrokenOff(f"{what} is longer than {_MAX_HEAD:,} bytes"))
         if self._lingers:
             self._parts.clear()
             if self._whole:
@@ -204,6 +212,9 @@ class Response(asyncio.Protocol):
         self._pool.forget(self)
         if self._idle or self._whole:
             return
+        if not (self.status or self._bare) and self._taken_before is not None:
+            taken = _taken(self._transport)
+            self.was_taken = taken is None or taken - self._taken_before >= self._sent
         if self._error is None:
             if error is None and self.status and not {b"content-length", b"transfer-encoding"} & self.headers.keys():
                 self._whole = True  # a body without a length ends with the connection
@@ -214,7 +225,8 @@ class Response(asyncio.Protocol):
     # httptools' side
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.lower()] = value
+        if not self.status:  # behind the body come other fields
+            self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -225,6 +237,7 @@ class Response(asyncio.Protocol):
             self._wake()
 
     def on_body(self, data: bytes) -> None:
+        self._bare = 0
         self._parts.append(data)
         self._size += len(data)
         self._wake()
@@ -236,3 +249,14 @@ class Response(asyncio.Protocol):
             self._wake()
         else:
             self.headers.clear()
+
+
+def _taken(transport: asyncio.Transport) -> int | None:
+    """How many bytes of all that was sent the other side's kernel has; None where ours doesn't tell. The end of a
+    connection looks the same whether or not a request got there.
+    """
+    try:
+        told = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+        return int(struct.unpack_from("=Q", told, 120)[0])  # tcpi_bytes_acked, of Linux
+    except (AttributeError, OSError, struct.error):
+        return None

@@ -60,6 +60,8 @@ class _Choice(msgspec.Struct, gc=False):
     """The stop sequence, or the token's id: vLLM's name for it."""
     matched_stop: str | int | None = None
     """SGLang's."""
+    token_ids: tuple[int, ...] | None = None
+    """vLLM's, where they are asked for."""
     logprobs: msgspec.Raw = msgspec.Raw(b"null")
 
 
@@ -75,10 +77,13 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class Output:
-    """The chunks of one completion. Texts that come at once make one piece, but where alternatives are asked for."""
+    """The chunks of one completion. What comes at once makes one piece, but where alternatives are asked for. `by_id`:
+    whether token ids count, where they come.
+    """
 
-    def __init__(self, params: SamplingParams) -> None:
+    def __init__(self, params: SamplingParams, *, by_id: bool = False) -> None:
         self._params = params
+        self._by_id = by_id
         self._reason: str | None = None
         self._stop: str | int | None = None
         self._usage: Usage | None = None
@@ -93,6 +98,7 @@ class Output:
     def pieces(self, events: Iterable[bytes]) -> Iterator[Piece]:
         """What the events say, but for the last piece. Raises EngineError for what is no chunk, and for an error."""
         texts: list[str] = []
+        ids: list[int] = []
         alone = self._params.logprobs is not None
         try:
             for data in events:
@@ -106,30 +112,34 @@ class Output:
                     self._usage = _counted(chunk.usage)
                 for choice in chunk.choices or ():
                     self._note_end(choice)
-                    if choice.text and alone:
+                    its = choice.token_ids if self._by_id and choice.token_ids else ()
+                    if alone and (choice.text or its):
                         logprob, alternatives = _logprobs(choice.logprobs)
-                        yield Piece(choice.text, logprob=logprob, alternatives=alternatives)
-                    elif choice.text:
-                        texts.append(choice.text)
+                        yield Piece(choice.text or "", ids=its, logprob=logprob, alternatives=alternatives)
+                    else:
+                        ids += its
+                        texts.append(choice.text or "")
         except EngineError:
-            if texts:  # what came before the fault is no less sure for it
-                yield Piece("".join(texts))
+            if any(texts) or ids:  # what came before the fault is no less sure for it
+                yield Piece("".join(texts), ids=tuple(ids))
             raise
-        if texts:
-            yield Piece("".join(texts))
+        if any(texts) or ids:
+            yield Piece("".join(texts), ids=tuple(ids))
 
     def _note_end(self, choice: _Choice) -> None:
         self._reason = choice.finish_reason or self._reason
         self._stop = choice.stop_reason or choice.matched_stop or self._stop
 
-    def last(self) -> Piece:
+    def last(self, *, guided: bool) -> Piece:
         """The end of the output. Raises EngineError where the engine had not come to it."""
         if self._reason is None:
             raise EngineError("the engine ended its stream without a finish_reason")
         if self._reason in _GIVEN_UP:
             raise Failed(f"the engine gave the completion up: its finish_reason is {self._reason}")
         told = self._stop if isinstance(self._stop, str) and self._stop in self._params.stop else None
-        return Piece(finish_reason="length" if self._reason == "length" else "stop", usage=self._usage, stop=told)
+        return Piece(
+            finish_reason="length" if self._reason == "length" else "stop", usage=self._usage, stop=told, guided=guided
+        )
 
 
 def _read(data: bytes) -> _Chunk:

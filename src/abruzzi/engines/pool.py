@@ -60,7 +60,11 @@ class Pool:
         self._served: OrderedDict[int, Member] = OrderedDict()
         self._clock = clock
         self._lock = threading.Lock()  # event loops of several threads may share an engine
-        self.capabilities = _common([engine.capabilities for engine in engines])
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What all engines offer; a grammar is for those that obey one."""
+        return _common([one.engine.capabilities for one in self._members])
 
     async def complete(
         self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None
@@ -274,7 +278,8 @@ def _common(several: Sequence[Capabilities]) -> Capabilities:
     known = [one.context_length for one in several if one.context_length is not None]
     return replace(
         several[0],
-        constrains=all(one.constrains for one in several),
+        constrains=any(one.constrains for one in several),  # others do nothing about a grammar
+        constrains_within=all(one.constrains_within for one in several),
         context_length=min(known, default=None),
         tokenizer=several[0].tokenizer if all(one.tokenizer for one in several) else None,
     )

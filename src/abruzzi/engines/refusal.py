@@ -7,6 +7,7 @@ import re
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 from abruzzi.protocol.errors import AbruzziError, EngineError, EngineTimeout, EngineUnavailable, PromptTooLong
 
@@ -32,8 +33,10 @@ class Failed(EngineError):
     """The engine is there, and failed at this request. Whose fault that is, another engine or another request tells."""
 
 
-def refusal(url: str, status: int, body: str, retry_after: str = "") -> AbruzziError:
-    """What an answer that isn't 200 comes to. `retry_after`: its header of that name."""
+def refusal(url: str, status: int, body: str, retry_after: str = "", location: str = "") -> AbruzziError:
+    """What an answer that isn't 200 comes to. `retry_after`, `location`: its headers of these names."""
+    if location and 300 <= status < 400:
+        return Failed(redirect(url, status, location))
     said = words(body)
     told = f"{url} answered {status}: {said}"
     if status in (400, 413, 422):
@@ -45,6 +48,22 @@ def refusal(url: str, status: int, body: str, retry_after: str = "") -> AbruzziE
     if status in (408, 504):
         return EngineTimeout(told)
     return Failed(told)
+
+
+def redirect(url: str, status: int, location: str) -> str:
+    """What is told of an answer that sends its client elsewhere."""
+    try:
+        parts = urlsplit(urljoin(url, location))
+        # All else may hold a secret.
+        target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"[:_SHOWN]
+    except ValueError:
+        target = "what is no URL"
+    told = f"{url} answered {status}: it redirects to {target}, which isn't followed"
+    path = url[url.rindex("/") :]
+    base = target.removesuffix(path)
+    if base in (target, url.removesuffix(path)):
+        return f"{told}; expected an engine that answers itself"
+    return f"{told}; name it with --engine {base}"
 
 
 def seconds_of(retry_after: str) -> float | None:

@@ -32,17 +32,17 @@ _CONTROLS = (*MARKERS, THINK_BEGIN, THINK_END)
 def spelled(turn: Outline, token_ids: Mapping[str, int] | None = None) -> dict[str, Any]:
     """The turn as `{"type": "structural_tag", "format": ...}`, which is kept and not to be changed.
 
-    `token_ids` are those of the control tokens; where one of the markers isn't among them, all are text.
+    `token_ids` are those of the control tokens; where one that the turn needs isn't among them, all are text.
     """
-    ids = None if token_ids is None else tuple(token_ids[marker] for marker in _CONTROLS if marker in token_ids)
-    if ids is not None and len(ids) < len(_CONTROLS):
-        ids = None
-    return _spelled(turn, ids)
+    needed = MARKERS if turn.reasoning == "none" else _CONTROLS
+    if token_ids is None or not token_ids.keys() >= set(needed):
+        return _spelled(turn, None)
+    return _spelled(turn, tuple((marker, token_ids[marker]) for marker in _CONTROLS if marker in token_ids))
 
 
 @lru_cache(maxsize=64)
-def _spelled(turn: Outline, ids: tuple[int, ...] | None) -> dict[str, Any]:
-    spelling = _Text() if ids is None else _Tokens(dict(zip(_CONTROLS, ids, strict=True)))
+def _spelled(turn: Outline, ids: tuple[tuple[str, int], ...] | None) -> dict[str, Any]:
+    spelling = _Text() if ids is None else _Tokens(dict(ids))
     elements = []
     if turn.reasoning == "whole":
         elements.append(spelling.marker(THINK_BEGIN))

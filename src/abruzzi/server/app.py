@@ -23,6 +23,7 @@ from abruzzi.server.logs import RequestLog
 from abruzzi.server.message_count import CountTokens
 from abruzzi.server.messages import Messages
 from abruzzi.server.metrics import Metrics, engines_of
+from abruzzi.server.numbered import Numbered
 from abruzzi.server.paths import Handler, Path, Paths
 from abruzzi.server.refusals import NoSuchModel, NoSuchPath, Refusal, ServerFault, Stopping, WrongMethod
 from abruzzi.server.response_count import CountResponseTokens
@@ -50,7 +51,7 @@ class App:
         self.is_stopping = False
         self._engine = engine
         self._access = Access(settings)
-        self._trusts_all = settings.is_loopback or not settings.api_keys
+        self._numbered = Numbered(engine)
         self._buckets = Buckets(settings.rate) if settings.rate else None
         self._metrics = Metrics(engine, self.intake.open)
         self._paths = Paths([*_work(engine, settings, self.intake), *self._views()])
@@ -133,7 +134,9 @@ class App:
                     return await exchange.answer(200, b"", b"text/plain", preflight)
         key = self._access.admit(headers, exchange.path)
         exchange.key = key
-        exchange.is_trusted = key is not None or self._trusts_all
+        exchange.is_trusted = key is not None or self.settings.is_loopback
+        if not exchange.is_trusted:
+            exchange.outward = self._numbered.error
         if path is None or path.absent:
             reason = path.absent if path else self._paths.why_not(exchange.scope["path"])
             raise NoSuchPath(f"no {exchange.scope['path'][:200]} here: {reason}")
@@ -174,20 +177,29 @@ class App:
         return {**openai, "type": "model", "display_name": model, "created_at": "1970-01-01T00:00:00Z"}
 
     async def _health(self, exchange: Exchange) -> None:
-        """503 where it can't answer: a load balancer had better ask another.
-
-        While that doesn't send requests any more, none finds out that an engine is back: so it is looked for here.
-        """
-        model = self._engine.capabilities.model
-        is_well = any(engine["status"] == "ok" for engine in engines_of(self._engine))
-        is_well = is_well or self.is_stopping or await self._look()
-        status = "stopping" if self.is_stopping else "ok" if is_well else "sick"
+        """503 where it can't answer: a load balancer had better ask another."""
+        status, engines = await self._state()
         told: dict[str, Any] = {"status": status}
         if exchange.is_trusted:
-            engines = engines_of(self._engine)
+            model = self._engine.capabilities.model
             told |= {"model": model, "engines": engines, "violations": self._metrics.violations}
         headers = Stopping.headers if self.is_stopping else ()
-        await exchange.answer_json(200 if status == "ok" else 503, told, headers)
+        await exchange.answer_json(200 if status in ("ok", "degraded") else 503, told, headers)
+
+    async def _state(self) -> tuple[str, list[dict[str, Any]]]:
+        """`ok` where all engines are, `degraded` where one is, or can be reached again; else `sick`. And their rows.
+
+        While a load balancer sends no requests any more, none finds out that an engine is back: so it is looked for.
+        """
+        engines = engines_of(self._engine)
+        if self.is_stopping:
+            return "stopping", engines
+        can_answer = any(row["status"] == "ok" for row in engines)
+        if not can_answer:
+            can_answer = await self._look()
+            engines = engines_of(self._engine)
+        is_well = all(row["status"] == "ok" for row in engines)
+        return "ok" if is_well else "degraded" if can_answer else "sick", engines
 
     async def _look(self) -> bool:
         """Whether an engine can be reached again. Of many who ask at once, one looks."""
@@ -200,7 +212,7 @@ class App:
 
     async def _show_metrics(self, exchange: Exchange) -> None:
         text, kind = self._metrics.shown(exchange.headers.get(b"accept", b"").decode("latin-1"))
-        await exchange.answer(200, text, kind.encode())
+        await exchange.answer(200, text if exchange.is_trusted else self._numbered.metrics(text), kind.encode())
 
     async def _page(self, exchange: Exchange) -> None:
         about = page.About(self._engine.capabilities, self._paths.all, bool(self.settings.api_keys))

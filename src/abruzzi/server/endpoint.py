@@ -64,7 +64,7 @@ class Endpoint:
                 if not stream.has_begun:
                     raise
                 exchange.error = told = _told(error, exchange)
-                end = call.encoder.failed(told)
+                end = call.encoder.failed(exchange.outward(told))
             await stream.end(end)
 
     async def _write(

@@ -29,6 +29,10 @@ _JSON = b"application/json"
 _RETRY_AFTER = 5
 
 
+def _as_it_is(error: AbruzziError) -> AbruzziError:
+    return error
+
+
 class ClientLeft(Exception):
     """The client closed its connection before it had sent or got everything."""
 
@@ -52,6 +56,8 @@ class Exchange:
     """The digest of the client's key, where it has one."""
     is_trusted: bool = False
     """Whether the client may see what runs here."""
+    outward: Callable[[AbruzziError], AbruzziError] = _as_it_is
+    """What the client is told of an error."""
     status: int = 0
     """Of the response; 0 where the client left before there was one."""
     is_whole: bool = False
@@ -121,7 +127,7 @@ class Exchange:
         """An error, in the dialect's form."""
         self.error = error
         headers: Headers = getattr(error, "headers", ()) or _retry_after(error)
-        await self.answer_json(error.status, self.dialect.error(error), headers)
+        await self.answer_json(error.status, self.dialect.error(self.outward(error)), headers)
 
 
 def _retry_after(error: AbruzziError) -> Headers:

@@ -90,7 +90,11 @@ class LocalEngine:
         except Exception as error:  # the binding raises RuntimeError and bare Exception, whatever went wrong
             raise EngineUnavailable(f"llama.cpp can't load {model}: {error}") from error
         capabilities = Capabilities(
-            model=name, variant=tokenizer.variant, constrains=True, context_length=min(tokenizer.context_length, _CACHE)
+            model=name,
+            variant=tokenizer.variant,
+            constrains=True,
+            constrains_within=True,
+            context_length=min(tokenizer.context_length, _CACHE),
         )
         return cls(server, tokenizer, capabilities, key)
 

@@ -69,7 +69,8 @@ class Turn:
                 self._stretch()
             usage = Usage(self.prompt_length, self.generated + self.forced, self.cached or 0, self.forced)
             reason: Literal["stop", "length"] = "stop" if self.over else "length"
-            return Piece(self.text.rest(), finish_reason=reason, usage=usage, stop=self.text.stopped_by)
+            guided = self.matcher is not None
+            return Piece(self.text.rest(), finish_reason=reason, usage=usage, stop=self.text.stopped_by, guided=guided)
         except BaseException as error:
             return error
 

@@ -1,0 +1,220 @@
+"""What a server can and can't do, found out by asking it, and what that means for the promise that calls are valid."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from abruzzi.engines.api import PLAIN
+from abruzzi.engines.http import BrokenOff, Silence, Unreachable
+from abruzzi.engines.llamacpp import LLAMACPP
+from abruzzi.engines.sglang import SGLANG
+from abruzzi.engines.trtllm import TRTLLM
+from abruzzi.engines.vllm import VLLM
+from abruzzi.engines.ways import Asker, Ways, obeyed, ways_of
+from abruzzi.protocol.errors import EngineUnavailable
+from abruzzi.protocol.variants import Variant
+
+Verdict = Literal["good", "fair", "bad", "unknown"]
+
+_OBEY = {
+    VLLM.name: 'start it with --structured-outputs-config \'{"backend": "guidance"}\'',
+    SGLANG.name: "start it with --grammar-backend xgrammar",
+    TRTLLM.name: "put guided_decoding_backend: xgrammar into its --extra_llm_api_options",
+    LLAMACPP.name: "take a newer llama-server",
+}
+# How many requests run, in each engine's /metrics, which is there with the option beside it.
+_RUNNING = {
+    VLLM.name: (r"^vllm:num_requests_running\{.*\} (\S+)", ""),
+    SGLANG.name: (r"^sglang:num_running_reqs\{.*\} (\S+)", "--enable-metrics"),
+    LLAMACPP.name: (r"^llamacpp:requests_processing (\S+)", "--metrics"),
+}
+_WORDS = "one two three four five six seven eight nine ten "
+_LONG = _WORDS * 40
+_ABORT_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    found: str
+    verdict: Verdict
+    means: str = ""
+    """What follows from it."""
+    change: str = ""
+    """What to do about it, where there is something."""
+
+
+async def examine(asker: Asker, variant: Variant) -> AsyncGenerator[Finding, None]:
+    """All findings, one after another as they are made. Raises EngineUnavailable where nobody answers."""
+    ways = await ways_of(asker, variant, guided=False)
+    if ways is None:
+        raise EngineUnavailable(f"no engine answers at {asker.client.url}")
+    yield _engine(ways)
+    status, got = await asker.complete(ways.api, "Hello", max_tokens=1)
+    if isinstance(got, str):
+        yield Finding(
+            "completions", f"{status}: {got}" if status else got, "bad", "it can't be served", _no_completions(status)
+        )
+        return
+    yield await _unknown_fields(asker, ways)
+    yield _markers(ways)
+    async for finding in _constraints(asker, ways):
+        yield finding
+    for check in (_ends, _ids_in, _ids_out, _continues, _cache, _logprobs):
+        yield await check(asker, ways)
+    yield await _aborts(asker, ways)
+
+
+def _engine(ways: Ways) -> Finding:
+    if ways.api is PLAIN:
+        means = "it is asked with OpenAI's fields alone, and given no grammar: the guard alone keeps calls valid"
+        return Finding("engine", "unknown", "fair", means)
+    return Finding("engine", " ".join(filter(None, (ways.api.name, ways.version))), "good")
+
+
+def _no_completions(status: int) -> str:
+    return "serve one that has /v1/completions" if status == 404 else "see the engine's log"
+
+
+async def _unknown_fields(asker: Asker, ways: Ways) -> Finding:
+    status, _ = await asker.complete(ways.api, "Hello", max_tokens=1, abruzzi_unknown=True)
+    if status == 200:
+        return Finding(
+            "unknown fields", "ignored", "fair", "that it answers 200 says nothing of whether a grammar was obeyed"
+        )
+    return Finding("unknown fields", f"refused ({status})", "good")
+
+
+def _markers(ways: Ways) -> Finding:
+    if ways.shows_markers is None:
+        return Finding("special tokens", "not found out", "unknown", "calls can only be read where markers are seen")
+    if ways.shows_markers:
+        return Finding("special tokens", "kept", "good")
+    change = "start it with --special" if ways.api is LLAMACPP else "have it keep special tokens"
+    return Finding("special tokens", "hidden", "bad", "no call can be read: its markers don't come", change)
+
+
+async def _constraints(asker: Asker, ways: Ways) -> AsyncGenerator[Finding, None]:
+    is_obeyed = False
+    for constraint in ways.api.constraints:
+        told = await obeyed(asker, ways, constraint)
+        subject = f"grammar by {constraint.name}"
+        if told is True:
+            yield Finding(subject, "obeyed", "good", "" if is_obeyed else "turns are held to their grammar by it")
+            is_obeyed = True
+        elif told is False:
+            yield Finding(subject, "ignored", "fair")
+        else:
+            yield Finding(subject, f"refused: {told}", "fair")
+    if not is_obeyed:
+        means = "the guard alone keeps calls valid, at the cost of asking again"
+        yield Finding("guided decoding", "none", "bad", means, _OBEY.get(ways.api.name, ""))
+
+
+async def _ends(asker: Asker, ways: Ways) -> Finding:
+    end = next((one for one in ways.ids if one.startswith("<|im_end")), None)
+    if end is None:
+        return Finding("end of turn", "not found out", "unknown")
+    fields: dict[str, Any] = {"logit_bias": {str(ways.ids[end]): 100}, "stop": [end]}
+    if ways.api.stops_at_ids:
+        fields["stop_token_ids"] = [ways.ids[end]]
+    _, got = await asker.complete(ways.api, "Hello", max_tokens=4, **fields)
+    if isinstance(got, dict) and got.get("finish_reason") == "stop":
+        return Finding("end of turn", f"stops at {end}", "good")
+    return Finding("end of turn", f"writes on behind {end}", "fair", "what comes behind is cut off here")
+
+
+async def _ids_in(asker: Asker, ways: Ways) -> Finding:
+    status, got = await asker.complete(ways.api, [100, 200, 300], max_tokens=1)
+    if isinstance(got, dict) and got["usage"].get("prompt_tokens") in (None, 3):
+        means = "give --tokenizer DIR: then no content can spell a control token, and none is changed"
+        return Finding("token ids in", "taken", "good", means)
+    found = f"{status}: {got}" if isinstance(got, str) else f"taken for {got['usage'].get('prompt_tokens')} tokens"
+    return Finding("token ids in", found, "fair", "prompts go as text; what spells a control token in it is broken up")
+
+
+async def _ids_out(asker: Asker, ways: Ways) -> Finding:
+    if ways.api.ids_out:
+        _, got = await asker.complete(ways.api, "Hello", max_tokens=1, **ways.api.ids_out)
+        if isinstance(got, dict) and isinstance(got.get("token_ids"), list):
+            return Finding(
+                "token ids out", "given", "good", "with --tokenizer a marker is told from text that spells it"
+            )
+    return Finding("token ids out", "not given", "fair", "a marker is what spells one")
+
+
+async def _continues(asker: Asker, ways: Ways) -> Finding:
+    """A chat template around the prompt shows in how many tokens it has."""
+    _, got = await asker.complete(ways.api, "Hello", max_tokens=1)
+    count = got["usage"].get("prompt_tokens") if isinstance(got, dict) else None
+    if count is None:
+        return Finding("prefix", "not found out", "unknown")
+    if count <= len("Hello") + 1:
+        return Finding("prefix", "continued", "good", "the guard has it go on from what could stand")
+    means = "it puts a template around prompts, and answers anew where it is to go on"
+    return Finding("prefix", f"answered: 5 letters are {count} tokens to it", "bad", means)
+
+
+async def _cache(asker: Asker, ways: Ways) -> Finding:
+    prompt = f"{time.time_ns()} {_LONG}"
+    took = []
+    cached = 0
+    for _ in range(3):
+        begun = time.perf_counter()
+        _, got = await asker.complete(ways.api, prompt, max_tokens=1)
+        took.append(time.perf_counter() - begun)
+        if isinstance(got, dict):
+            cached = (got["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    means = "asking again costs little"
+    if cached:
+        return Finding("prefix cache", f"yes: {cached} tokens", "good", means)
+    first, again = took[0], min(took[1:])
+    if again < 0.5 * first:
+        return Finding("prefix cache", f"it seems: {first * 1e3:.0f} ms, then {again * 1e3:.0f}", "good", means)
+    return Finding("prefix cache", "not seen", "unknown", "without one, asking again reads the whole prompt again")
+
+
+async def _logprobs(asker: Asker, ways: Ways) -> Finding:
+    _, got = await asker.complete(ways.api, "Hello", max_tokens=1, logprobs=2)
+    if isinstance(got, dict) and got.get("logprobs"):
+        return Finding("logprobs", "given", "good", "where an output breaks, what else might have come is tried first")
+    return Finding("logprobs", "not given", "fair", "where an output breaks it is drawn again")
+
+
+async def _aborts(asker: Asker, ways: Ways) -> Finding:
+    subject = "a client that leaves"
+    pattern, option = _RUNNING.get(ways.api.name, ("", ""))
+    before = await _running(asker, pattern) if pattern else None
+    if before is None:
+        return Finding(subject, "not found out", "unknown", change=f"start it with {option} to see" if option else "")
+    body = {"model": asker.model, "prompt": "Hello", "max_tokens": 4000, "stream": True, "ignore_eos": True}
+    try:
+        response = await asker.client.ask("POST", "/v1/completions", msgspec.json.encode({**body, **ways.api.fields}))
+        await response.read()
+        during = await _running(asker, pattern)
+        response.close()
+    except (Unreachable, BrokenOff, Silence) as error:
+        return Finding(subject, f"not found out: {error}", "unknown")
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < _ABORT_SECONDS:
+        if (await _running(asker, pattern) or 0) <= before:
+            took = time.perf_counter() - begun
+            return Finding(subject, f"ends its request ({took:.1f} s)" if during else "ends its request", "good")
+        await asyncio.sleep(0.1)
+    return Finding(subject, "is worked for on", "bad", "requests that nobody waits for take room from others")
+
+
+async def _running(asker: Asker, pattern: str) -> float | None:
+    status, text = await asker.get("/metrics")
+    if status != 200 or not isinstance(text, str):
+        return None
+    return sum(float(found) for found in re.findall(pattern, text, re.MULTILINE))

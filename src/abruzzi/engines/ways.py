@@ -1,0 +1,172 @@
+"""How a server is asked, found out by asking it: which engine it is, and by which field it obeys a grammar.
+
+Engines ignore fields that they don't know and answer 200: only what comes tells whether a constraint was obeyed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from abruzzi.engines.api import PLAIN, Api, Constraint, Ids
+from abruzzi.engines.http import BrokenOff, Client, Silence, Unreachable
+from abruzzi.engines.llamacpp import LLAMACPP
+from abruzzi.engines.refusal import words
+from abruzzi.engines.sglang import SGLANG
+from abruzzi.engines.trtllm import TRTLLM
+from abruzzi.engines.vllm import VLLM
+from abruzzi.guide.grammar import Grammar
+from abruzzi.protocol.markers import CALL_BEGIN, MARKERS, SECTION_BEGIN, THINK_BEGIN, THINK_END
+from abruzzi.protocol.messages import Tool
+from abruzzi.protocol.variants import K2_CONTROL_IDS, Variant
+
+logger = logging.getLogger(__name__)
+
+APIS = (VLLM, SGLANG, TRTLLM, LLAMACPP)
+# A name that no model comes upon by itself, and enough tokens to write it in with a byte a token.
+_PROBED = "abruzzi_probe_7f3a"
+_PROBE_TOKENS = 96
+_BEGINNING = f"functions.{_PROBED}:0"
+# An engine that is busy, or compiles its first grammar, takes a while; one that is lost doesn't hold others up longer.
+_PROBE_SECONDS = 60.0
+_MAX_ANSWER = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What is known of a server."""
+
+    api: Api = PLAIN
+    version: str | None = None
+    constraint: Constraint | None = None
+    """By which it was seen to obey a grammar."""
+    ids: Ids = field(default_factory=dict)
+    """Control tokens of its vocabulary: those of the markers and of the turn's end, or none."""
+    shows_markers: bool | None = None
+    """Whether markers are seen in the text; None where that wasn't found out."""
+
+
+class Asker:
+    """Asks a server small things. `client` is of its root, without `/v1`."""
+
+    def __init__(self, client: Client, model: str) -> None:
+        self.client = client
+        self.model = model
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        """The status and the answer, of JSON or as a text; 0 and None where none came."""
+        return await self._ask("GET", path, b"")
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
+        """The same of a request with a body of JSON."""
+        return await self._ask("POST", path, msgspec.json.encode(body))
+
+    async def complete(self, api: Api, prompt: str | list[int], **fields: Any) -> tuple[int, dict[str, Any] | str]:
+        """The first choice of a completion, whole, with `usage` beside; of a refusal its words."""
+        body = {"model": self.model, "prompt": prompt, "temperature": 1.0, **api.fields, **fields}
+        status, answer = await self.post("/v1/completions", body)
+        try:
+            return status, {**answer["choices"][0], "usage": answer.get("usage") or {}}
+        except (LookupError, TypeError, AttributeError):
+            return status, words(msgspec.json.encode(answer).decode())
+
+    async def _ask(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                response = await self.client.ask(method, path, body)
+                try:
+                    said = await response.rest(_MAX_ANSWER)
+                finally:
+                    response.close()
+        except (Unreachable, BrokenOff, Silence, TimeoutError):
+            return 0, None
+        try:
+            return response.status, msgspec.json.decode(said)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return response.status, said.decode(errors="replace")
+
+
+async def ways_of(asker: Asker, variant: Variant, *, guided: bool = True) -> Ways | None:
+    """What can be found out in a second or two; None where nobody answers. Without `guided` no grammar is tried."""
+    status, listed = await asker.get("/v1/models")
+    if not status:
+        return None
+    api = api_of(listed)
+    ways = Ways(api, await version_of(asker, api), ids=await ids_of(asker, api, variant))
+    for constraint in api.constraints if guided else ():
+        if await obeyed(asker, ways, constraint) is True:
+            ways = replace(ways, constraint=constraint)
+            break
+    return replace(ways, shows_markers=await shows_markers(asker, ways))
+
+
+def api_of(listed: Any) -> Api:
+    """The engine that lists its models like this."""
+    try:
+        owner = listed["data"][0]["owned_by"]
+    except (LookupError, TypeError):
+        return PLAIN
+    return next((api for api in APIS if api.owner == owner), PLAIN)
+
+
+async def version_of(asker: Asker, api: Api) -> str | None:
+    """What the engine calls its version, where it tells."""
+    if not api.version:
+        return None
+    _, told = await asker.get(api.version)
+    version = told.get(api.version_key) if isinstance(told, dict) else None
+    return version if isinstance(version, str) else None
+
+
+async def ids_of(asker: Asker, api: Api, variant: Variant) -> Ids:
+    """The ids of the markers and of the turn's end: the server's own, where it reads text to ids. Where it doesn't, a
+    K2's are known.
+    """
+    spellings = [*MARKERS, THINK_BEGIN, THINK_END, variant.turn_end]
+    if api.tokenize is None:
+        known = {spelling: id for id, spelling in K2_CONTROL_IDS.items() if spelling in spellings}
+        return known if api is not PLAIN and variant.controls <= frozenset(K2_CONTROL_IDS.values()) else {}
+    path, body = api.tokenize(asker.model, "".join(spellings))
+    _, told = await asker.post(path, body)
+    ids = told.get("tokens") if isinstance(told, dict) else None
+    if not isinstance(ids, list) or len(ids) != len(spellings) or not all(isinstance(one, int) for one in ids):
+        return {}
+    return dict(zip(spellings, ids, strict=True))
+
+
+async def obeyed(asker: Asker, ways: Ways, constraint: Constraint) -> bool | str:
+    """Whether a completion is held to a grammar by this; the engine's words where it refuses it."""
+    fields = constraint.fields(_probe(), ways.ids)
+    status, got = await asker.complete(ways.api, "Hello", max_tokens=_PROBE_TOKENS, **fields)
+    if isinstance(got, str):
+        return got if status else "no answer"
+    # Where markers are hidden the name is left.
+    text = str(got.get("text")).replace(SECTION_BEGIN, "", 1).replace(CALL_BEGIN, "", 1)
+    return text.startswith(_BEGINNING)
+
+
+async def shows_markers(asker: Asker, ways: Ways) -> bool | None:
+    """Whether a marker that the model is made to write is seen; None where it can't be made to."""
+    id = ways.ids.get(CALL_BEGIN)
+    if id is None:
+        return None
+    _, got = await asker.complete(ways.api, "Hello", max_tokens=1, logit_bias={str(id): 100})
+    return None if isinstance(got, str) else got.get("text") == CALL_BEGIN
+
+
+def _probe() -> Grammar:
+    """A turn that has to be one call."""
+    parameters = {
+        "type": "object",
+        "properties": {"x": {"type": "integer"}},
+        "required": ["x"],
+        "additionalProperties": False,
+    }
+    return Grammar.for_turn(
+        [Tool(_PROBED, None, parameters)], tool_choice="required", parallel_tool_calls=False, variant="k2"
+    )
