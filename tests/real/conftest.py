@@ -23,8 +23,8 @@ def vllm_command() -> str:
 
 @pytest.fixture(scope="session")
 def tiny_k2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A K2 of random weights with a small vocabulary."""
-    return tiny_k2.make(tmp_path_factory.mktemp("tiny-k2"))
+    """A K2 of random weights, with a vocabulary in which control tokens have K2's ids."""
+    return tiny_k2.make(tmp_path_factory.mktemp("tiny-k2"), tiny_k2.K2_RANKS)
 
 
 @pytest.fixture(scope="session", params=["guidance", "xgrammar"])

@@ -1,4 +1,5 @@
-"""Turns of random weights in vLLM through `abruzzi serve`, with no constraint: the guard alone makes each call valid.
+"""Turns of random weights in vLLM through `abruzzi serve`: with no constraint, where the guard alone makes each call
+valid, and held to the turn's grammar by either of vLLM's backends.
 
 The weights know neither the format nor the tools. What they `lean` to, by `logit_bias`, are markers and the names of
 tools, in any order and at any place: calls that are almost right, beside all else.
@@ -25,7 +26,7 @@ import openai
 import pytest
 
 from abruzzi.protocol.markers import ARGUMENT_BEGIN, CALL_BEGIN, CALL_END, SECTION_BEGIN
-from tests.real.tiny_k2 import control_ids
+from tests.real.tiny_k2 import K2_RANKS, control_ids
 from tests.real.vllm_serve import MODEL, Vllm, free_port
 
 TURNS = 100
@@ -35,7 +36,13 @@ NAMES = ("aq", "bw", "cv", "dx", "ez", "fk", "gj", "hm")
 # How much likelier than others, as e to the power of it.
 LEANING_TO_MARKERS, LEANING_TO_NAMES = 6, 5
 
-pytestmark = pytest.mark.parametrize("vllm", ["guidance"], indirect=True, scope="session")
+# Of vLLM with a backend, how it is asked: without a grammar, with one, with one and with token ids both ways.
+pytestmark = pytest.mark.parametrize(
+    ("vllm", "served"),
+    [("guidance", "alone"), ("guidance", "grammar"), ("xgrammar", "grammar and ids")],
+    indirect=True,
+    scope="session",
+)
 
 
 @dataclass
@@ -48,10 +55,17 @@ class Turn:
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
-@pytest.fixture(scope="module")
-def served(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+@pytest.fixture(scope="session")
+def served(
+    request: pytest.FixtureRequest, vllm: Vllm, tiny_k2_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[openai.OpenAI]:
     port = free_port()
     command = [sys.executable, "-m", "abruzzi", "serve", "--port", str(port), "--engine", vllm.url, "--variant", "k2"]
+    command += {
+        "alone": ["--no-grammar"],
+        "grammar": [],
+        "grammar and ids": ["--tokenizer", str(tiny_k2_folder)],
+    }[request.param]
     with (tmp_path_factory.mktemp("abruzzi") / "log").open("wb") as log:
         process = subprocess.Popen(command, stderr=log)
     try:
@@ -66,7 +80,7 @@ def served(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ope
         process.wait(60)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tools(shared: Path) -> list[dict[str, Any]]:
     """Tools of MCP servers under other names."""
     with lzma.open(shared / "schemas" / "mcp_tools.jsonl.xz", "rt") as file:
@@ -78,10 +92,10 @@ def tools(shared: Path) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lean(vllm: Vllm) -> dict[str, int]:
     """The `logit_bias` of what a call is made of."""
-    controls = control_ids()
+    controls = control_ids(K2_RANKS)
     markers = [controls[marker] for marker in (SECTION_BEGIN, CALL_BEGIN, ARGUMENT_BEGIN, CALL_END)]
     functions, *_ = vllm.post("/tokenize", prompt="functions.")[1]["tokens"]
     names = [id for name in NAMES for id in vllm.post("/tokenize", prompt=name)[1]["tokens"]]
@@ -143,8 +157,13 @@ KINDS: dict[str, tuple[dict[str, Any], bool]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_call_that_reaches_the_client_is_valid(
-    served: openai.OpenAI, tools: list[dict[str, Any]], lean: dict[str, int], kind: str
+    request: pytest.FixtureRequest,
+    served: openai.OpenAI,
+    tools: list[dict[str, Any]],
+    lean: dict[str, int],
+    kind: str,
 ) -> None:
+    is_guided = "alone" not in request.node.callspec.id
     validators = {
         tool["function"]["name"]: jsonschema_rs.validator_for(tool["function"]["parameters"]) for tool in tools
     }
@@ -163,7 +182,7 @@ def test_every_call_that_reaches_the_client_is_valid(
     for seed, turn in enumerate(turns):
         # With `auto` a model may fail at a call that nobody asked for, and the client is told so.
         assert turn.end in ("tool_calls", "length", *(("stop", "invalid_output") if kind == "auto" else ()))
-        assert turn.report.get("guarantee") != "guided"
+        assert is_guided or turn.report.get("guarantee") != "guided"
         assert turn.calls or turn.end != "tool_calls"
         assert len(turn.calls) <= 1 or options["parallel_tool_calls"]
         assert len({call["id"] for call in turn.calls.values()}) == len(turn.calls)
@@ -173,5 +192,10 @@ def test_every_call_that_reaches_the_client_is_valid(
     calls = Counter(call["name"] for turn in turns for call in turn.calls.values())
     resumes = sum(turn.report.get("resumes", 0) for turn in turns)
     ends = dict(Counter(turn.end for turn in turns))
-    print(f"\n{kind}: {calls.total()} calls of {len(calls)} tools, {resumes} resumes, {ends}, {seconds:.0f} s")
+    guided = sum(turn.report.get("guarantee") == "guided" for turn in turns)
+    print(
+        f"\n{request.node.callspec.id}: {calls.total()} calls of {len(calls)} tools, {resumes} resumes,"
+        f" {guided} turns guided to their end, {ends}, {seconds:.0f} s"
+    )
+    assert not is_guided or guided > TURNS // 4
     assert sum(1 for turn in turns if turn.calls) >= (TURNS // 10 if kind == "auto" else TURNS * 3 // 4)

@@ -32,6 +32,7 @@ from abruzzi.protocol.markers import (
 from abruzzi.protocol.tokens import _PATTERN, _RANKS
 from abruzzi.protocol.variants import K2_CONTROL_IDS
 
+K2_RANKS = _RANKS
 RANKS = 2_048
 """Ordinary tokens of the small vocabulary; 256 ids for control tokens follow, as in K2's."""
 # Pieces of JSON, which a vocabulary without them would need a token a character for.

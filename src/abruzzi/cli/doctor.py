@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.padding import Padding
 from rich.text import Text
 
 from abruzzi.cli.engine_options import engine_key
@@ -60,6 +59,6 @@ async def _examined(engine: CompletionsEngine, *, as_json: bool) -> list[Finding
 
 def _show(finding: Finding) -> None:
     mark, style = _MARKS[finding.verdict]
-    out.print(Text.assemble((mark, style), f"  {finding.subject}: {printable(finding.found)}"))
+    out.print(Text.assemble((mark, style), f"  {finding.subject}: {printable(finding.found)}"), soft_wrap=True)
     for line in filter(None, (finding.means, finding.change and f"-> {finding.change}")):
-        out.print(Padding(Text(line, style="dim" if line == finding.means else ""), (0, 0, 0, 6)))
+        out.print(Text(f"      {line}", style="dim" if line == finding.means else ""), soft_wrap=True)

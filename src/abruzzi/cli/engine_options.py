@@ -35,6 +35,12 @@ _OF_SERVERS = (
         type=click.Path(path_type=Path),
         help=f"A file with the key that the servers ask for. Without it {_ENVIRONMENT} is that key, where it is set.",
     ),
+    click.option(
+        "--grammar/--no-grammar",
+        "guided",
+        default=True,
+        help="Whether a server that obeys grammars is given each turn's; without, the guard alone keeps calls valid.",
+    ),
 )
 _OPTIONS = (
     click.option(

@@ -14,6 +14,7 @@ import click
 
 from abruzzi.cli.terminal import err
 from abruzzi.engines.base import Engine
+from abruzzi.engines.connect import told
 from abruzzi.server.access import Access, keys_of
 from abruzzi.server.app import create_app
 from abruzzi.server.limits import Rate
@@ -101,6 +102,8 @@ def serve_engine(
     """Serve until a signal comes, and close the engine. `prepare` is given the server before it starts."""
     at = address(settings.host, listening.getsockname()[1])
     err.print(f"{engine.capabilities.model} is served at {at} (Ctrl-C stops it)", markup=False)
+    for line, is_trouble in told(engine):
+        err.print(f"abruzzi: {line}", markup=False, style="bold red" if is_trouble else "")
     server = Listener(create_app(engine, settings))
     if prepare is not None:
         prepare(server)

@@ -11,7 +11,7 @@ import json
 import logging
 import urllib.error
 import urllib.request
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ import msgspec
 
 from abruzzi.engines.api import Constraint, Ids
 from abruzzi.engines.base import Capabilities, Piece, SamplingParams, name_of
-from abruzzi.engines.doctor import Finding, examine
+from abruzzi.engines.doctor import Finding, examine, in_words
 from abruzzi.engines.http import BrokenOff, Client, Silence, Unreachable, plain
 from abruzzi.engines.output import Events, Output
 from abruzzi.engines.refusal import Failed, Refused, redirect, refusal
@@ -122,6 +122,10 @@ class CompletionsEngine:
         async with self._asker() as asker, contextlib.aclosing(examine(asker, self.capabilities.variant)) as findings:
             async for finding in findings:
                 yield finding
+
+    def told(self) -> Sequence[tuple[str, bool]]:
+        """What `settle` found, in words, and whether something had better be changed."""
+        return in_words(self.ways, guided=self._guided) if self._is_settled else [("hasn't answered so far", True)]
 
     @contextlib.asynccontextmanager
     async def _asker(self) -> AsyncGenerator[Asker, None]:

@@ -171,6 +171,17 @@ def _settled(engine: CompletionsEngine) -> None:
     asyncio.run(engine.settle())
 
 
+def told(engine: Engine) -> Sequence[tuple[str, bool]]:
+    """What was found out of served engines, a line each, and whether something had better be changed."""
+    several = engine.engines if isinstance(engine, Pool) else [engine]
+    return [
+        (f"{one.url} {text}", is_trouble)
+        for one in several
+        if isinstance(one, CompletionsEngine)
+        for text, is_trouble in one.told()
+    ]
+
+
 def _asked(url: str, model: str | None, api_key: str | None) -> Served | EngineUnavailable:
     try:
         return served(url, model, api_key)

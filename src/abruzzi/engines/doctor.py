@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,6 +72,26 @@ async def examine(asker: Asker, variant: Variant) -> AsyncGenerator[Finding, Non
     for check in (_ends, _ids_in, _ids_out, _continues, _cache, _logprobs):
         yield await check(asker, ways)
     yield await _aborts(asker, ways)
+
+
+def in_words(ways: Ways, *, guided: bool) -> Sequence[tuple[str, bool]]:
+    """The most important of it, as `ways_of` finds it: what is said behind the server's URL, and whether something had
+    better be changed.
+    """
+    name = f"is {ways.api.name} {ways.version or ''}".rstrip()
+    if ways.api is PLAIN:
+        lines = [("is no engine that is known: it is given no grammar, and the guard alone keeps calls valid", False)]
+    elif not guided:
+        lines = [(f"{name}: it is given no grammar, and the guard alone keeps calls valid", False)]
+    elif ways.constraint is None:
+        change = f"; to change that, {_OBEY[ways.api.name]}"
+        lines = [(f"{name} and obeys no grammar: the guard alone keeps calls valid, by asking again{change}", True)]
+    else:
+        lines = [(f"{name} and is held to each turn's grammar ({ways.constraint.name})", False)]
+    if ways.shows_markers is False:
+        markers = _markers(ways)
+        lines.append((f"hides special tokens: {markers.means}; {markers.change}", True))
+    return lines
 
 
 def _engine(ways: Ways) -> Finding:

@@ -62,6 +62,11 @@ class Pool:
         self._lock = threading.Lock()  # event loops of several threads may share an engine
 
     @property
+    def engines(self) -> Sequence[Engine]:
+        """Those among which it chooses."""
+        return [one.engine for one in self._members]
+
+    @property
     def capabilities(self) -> Capabilities:
         """What all engines offer; a grammar is for those that obey one."""
         return _common([one.engine.capabilities for one in self._members])
