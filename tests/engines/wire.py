@@ -135,7 +135,7 @@ async def wired(answer: Answer | bytes, **options: Any) -> AsyncIterator[tuple[C
 
     wire = Wire(same if isinstance(answer, bytes) else answer)
     await wire.start()
-    engine = CompletionsEngine(wire.url, model="kimi-k2", variant=K2, ways=Ways(), **options)
+    engine = CompletionsEngine(wire.url, model="kimi-k2", variant=K2, **{"ways": Ways(), **options})
     try:
         yield engine, wire
     finally:

@@ -19,8 +19,8 @@ from abruzzi.protocol.errors import RequestError
 # How alike two keys are, from 0 to 1, where one is taken for the other misspelled.
 _ALIKE = 0.85
 GUIDED = (
-    "without guided_decoding_backend (xgrammar) the engine obeys no grammar; abruzzi sends none so far, either: its"
-    " guard alone keeps calls valid, at the cost of asking again"
+    "without guided_decoding_backend: xgrammar the engine obeys no grammar: the guard alone keeps calls valid, at the"
+    " cost of asking again"
 )
 _BOOLEANS = frozenset(("true", "false", "yes", "no", "on", "off", "y", "n", "t", "f", "1", "0"))
 
