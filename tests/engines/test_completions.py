@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 
 from abruzzi import Agent, EngineError, EngineTimeout, EngineUnavailable, Message, SamplingParams, connect
 from abruzzi.engines.base import Engine, Piece
+from abruzzi.engines.refusal import Failed, refusal
 from abruzzi.protocol.template import render_prompt
-from tests.conftest import CompletionsServer, events
+from tests.conftest import Completions, CompletionsServer, events
 from tests.engines.wire import WHOLE, wired
 
 
@@ -88,6 +90,42 @@ def test_a_redirect_is_not_followed_and_nothing_is_asked_twice(completions: Comp
     with pytest.raises(EngineError, match="302"):
         asyncio.run(collect(connect(url)))
     assert len(handler.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        (
+            "https://user:pass@b/v1/completions?key=s#s",
+            "to https://b/v1/completions, .*; name it with --engine https://b/v1$",
+        ),
+        ("/api/v1/completions", "to http://a/api/v1/completions, .*; name it with --engine http://a/api/v1$"),
+        ("/v1/completions/", "to http://a/v1/completions/, .*; expected an engine that answers itself$"),
+        ("https://login.b/", "to https://login.b/, .*; expected an engine that answers itself$"),
+        ("http://[", "to what is no URL, .*; expected an engine that answers itself$"),
+    ],
+)
+def test_a_redirect_tells_where_it_leads_and_no_secret(location: str, told: str) -> None:
+    error = refusal("http://a/v1/completions", 307, "moved", location=location)
+    assert type(error) is Failed
+    assert re.search(f"^http://a/v1/completions answered 307: it redirects {told}", str(error))
+
+
+def test_neither_the_list_of_models_nor_a_prompt_is_looked_for_elsewhere(completions: CompletionsServer) -> None:
+    url, handler = completions
+
+    def moved(self: Completions) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(308)
+        self.send_header("Location", f"http://b{self.path}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    handler.do_GET = handler.do_POST = moved  # type: ignore[method-assign]
+    with pytest.raises(EngineUnavailable, match=r"308: it redirects .* name it with --engine http://b/v1$"):
+        connect(url)
+    with pytest.raises(EngineError, match=r"308: it redirects .* name it with --engine http://b/v1$"):
+        asyncio.run(collect(connect(url, model="kimi-k2")))
 
 
 def test_it_tells_how_it_was_when_it_was_asked_last() -> None:

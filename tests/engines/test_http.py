@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import subprocess
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from abruzzi.engines.http import BrokenOff, Client, Silence, Unreachable
+from abruzzi.engines.http import BrokenOff, Client, Silence, Unreachable, plain
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -428,3 +429,80 @@ def test_only_what_was_given_up_without_a_word_is_sent_again(last: bytes) -> Non
             assert len(one.bodies) == (2 if last else 3)
 
     run(work())
+
+
+def test_a_connection_that_is_about_to_end_is_not_used() -> None:
+    async def work() -> None:
+        async with served(OK + b"content-length: 2\r\n\r\nhi") as (client, one):
+            assert await whole(client) == (200, b"hi")
+            ((pool, _),) = client._pools.values()
+            pool.idle[0].data_received(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+            assert await whole(client) == (200, b"hi") and len(one.bodies) == one.connections == 2
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"content-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b", "came as gzip"),
+        (b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n" + b"x: y\r\n" * 100_000, "between parts"),
+        (b"transfer-encoding: chunked\r\n\r\n1;" + b"x" * 100_000, "between parts"),
+    ],
+    ids=["gzip", "trailers", "extension"],
+)
+def test_what_nobody_asked_for_is_not_read_to_its_end(said: bytes, words: str) -> None:
+    async def work() -> None:
+        async with served(OK + said) as (client, _):
+            with pytest.raises(BrokenOff, match=words):
+                await whole(client)
+
+    run(work())
+
+
+def test_fields_behind_the_body_are_none_of_the_head() -> None:
+    said = OK + b"content-type: a/b\r\ntransfer-encoding: chunked\r\n\r\n0\r\ncontent-type: c/d\r\n\r\n"
+
+    async def work() -> None:
+        async with served(said) as (client, _):
+            response = await client.ask("POST", "/x", b"{}")
+            assert await response.rest(9) == b"" and response.headers[b"content-type"] == b"a/b"
+            response.close()
+
+    run(work())
+
+
+def test_a_server_that_is_slow_to_accept_is_asked_for_a_connection_again() -> None:
+    async def work() -> None:
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen(0)
+            address = listening.getsockname()
+            waiting = [socket.socket() for _ in range(3)]  # more than its queue holds
+            for one in waiting:
+                one.setblocking(False)
+                one.connect_ex(address)
+            client = Client(f"http://127.0.0.1:{address[1]}", connect_seconds=0.3, silence_seconds=2.0)
+            with pytest.raises(Unreachable, match=r"no connection within 0\.3 s"):
+                await client.reach()
+            with pytest.raises(Unreachable, match=r"no connection within 0\.9 s"):
+                await client.ask("POST", "/x", b"{}")
+            asking = asyncio.create_task(whole(client))
+            await asyncio.sleep(0.4)
+            for one in waiting:
+                one.close()
+            server = await asyncio.start_server(Served(answer).serve, sock=listening)
+            assert await asking == (200, b"hi")
+            await client.aclose()
+            server.close()
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(OK + b"content-length: 2\r\n\r\nhi")
+
+    run(work())
+
+
+def test_why_there_is_no_connection_is_told_in_plain_words() -> None:
+    several = "Multiple exceptions: [Errno 111] Connect call failed ('::1', 9), [Errno 111] Connect call failed (...)"
+    assert plain(OSError(several)) == plain(ConnectionRefusedError(111, "uv")) == "Connection refused"
+    assert plain(TimeoutError("timed out")) == "timed out" and plain(OSError()) == "OSError"

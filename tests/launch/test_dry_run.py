@@ -40,8 +40,8 @@ def test_the_starting_documents_command(tmp_path: Path) -> None:
         " padded to the next of them; a larger batch goes without\n"
         "abruzzi: DIR/o.yaml: enable_attention_dp: each GPU attends to requests of its own, and max_batch_size is a"
         " GPU's: more tokens in all, slower for a single request\n"
-        "abruzzi: DIR/o.yaml: without guided_decoding_backend (xgrammar) the engine obeys no grammar; abruzzi"
-        " sends none so far, either: its guard alone keeps calls valid, at the cost of asking again\n"
+        "abruzzi: DIR/o.yaml: without guided_decoding_backend: xgrammar the engine obeys no grammar: the guard"
+        " alone keeps calls valid, at the cost of asking again\n"
         "abruzzi: --trust_remote_code added: K2's checkpoint brings code of its own (its tokenizer)\n"
         "abruzzi: the engine listens on 127.0.0.1:PORT, abruzzi at http://127.0.0.1:8000/v1\n"
     )

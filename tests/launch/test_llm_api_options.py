@@ -38,7 +38,7 @@ def test_what_matters_is_told(tmp_path: Path) -> None:
         "cuda_graph_config: tokens are made by CUDA graphs for 3 batch sizes up to 128; others are"
     )
     assert attention.startswith("enable_attention_dp: each GPU attends to requests of its own")
-    assert guided.startswith("without guided_decoding_backend (xgrammar) the engine obeys no grammar")
+    assert guided.startswith("without guided_decoding_backend: xgrammar the engine obeys no grammar")
     assert notes(tmp_path, "cuda_graph_config: null\nguided_decoding_backend: xgrammar").startswith(
         "cuda_graph_config: off"
     )
@@ -117,6 +117,11 @@ a_key_of_tomorrow: {x: 1}
     told = notes(tmp_path, text)
     assert "a_key_of_tomorrow isn't known here, and goes to the engine as it stands" in told
     assert "batch sizes up to 64" in told
+
+
+def test_a_key_that_is_not_known_in_a_section_is_told(tmp_path: Path) -> None:
+    told = notes(tmp_path, "cuda_graph_config:\n  padding_enabled: true\n")  # as in K2's own guide, of July 2025
+    assert "padding_enabled in cuda_graph_config isn't known here, and goes to the engine as it stands" in told
 
 
 def test_no_known_key_is_taken_for_a_misspelled_one(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,24 +20,18 @@ def vllm_command() -> str:
     return command
 
 
-@pytest.fixture(scope="session")
-def tiny_k2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A K2 of random weights, with a vocabulary in which control tokens have K2's ids."""
-    return tiny_k2.make(tmp_path_factory.mktemp("tiny-k2"), tiny_k2.K2_RANKS)
-
-
 @pytest.fixture(scope="session", params=["guidance", "xgrammar"])
-def vllm(
-    request: pytest.FixtureRequest,
-    vllm_command: str,
-    tiny_k2_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Vllm]:
-    """vLLM with the tiny K2: one at a time, with the backend that `params` names."""
-    port, backend = free_port(), str(request.param)
+def vllm(request: pytest.FixtureRequest, vllm_command: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
+    """vLLM with a K2 of random weights: one at a time, with the backend that the parameter begins with. One that ends
+    in `ids` has a vocabulary as large as K2's, in which control tokens have K2's ids.
+    """
+    port, name = free_port(), str(request.param)
+    backend, is_large = name.split()[0], name.endswith("ids")
+    folder = tiny_k2.make(tmp_path_factory.mktemp("tiny-k2"), tiny_k2.K2_RANKS if is_large else tiny_k2.RANKS)
     log = tmp_path_factory.mktemp(f"vllm-{backend}") / "log"
     begun = time.monotonic()
-    with serving(serve_command(vllm_command, tiny_k2_folder, port, backend), port, backend, log) as server:
+    with serving(serve_command(vllm_command, folder, port, backend), port, backend, log):
+        server = Vllm(port, backend, log, folder, is_large=is_large)
         # The first request for alternatives compiles what gives them, for 20 to 30 seconds.
         print(f"\nvLLM with {backend} is ready after {time.monotonic() - begun:.0f} s")
         server.complete("Hello", max_tokens=1, logprobs=1)

@@ -14,10 +14,10 @@ from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.markers import ARGUMENT_BEGIN, CALL_BEGIN, CALL_END, SECTION_BEGIN, SECTION_END
 from abruzzi.protocol.messages import Tool
 from tests.conftest import PING, WEATHER
-from tests.real.tiny_k2 import K2_RANKS, control_ids
+from tests.real.tiny_k2 import control_ids
 from tests.real.vllm_serve import CONTEXT, MODEL, Vllm
 
-IDS = control_ids(K2_RANKS)
+IDS = control_ids()
 EOS, END, BEGIN = IDS["[EOS]"], IDS["<|im_end|>"], IDS[CALL_BEGIN]
 GUIDED = {"temperature": 1, "max_tokens": 600, "skip_special_tokens": False, "return_token_ids": True}
 TOOLS = [

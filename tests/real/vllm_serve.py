@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.real.tiny_k2 import K2_RANKS, RANKS
+
 MODEL = "tiny-k2"
 CONTEXT = 8192
 # One thread and a gigabyte of cache; nothing is fetched and nothing is told to anybody.
@@ -50,8 +52,10 @@ def free_port() -> int:
 class Vllm:
     """A server that runs."""
 
-    def __init__(self, port: int, backend: str, log: Path) -> None:
+    def __init__(self, port: int, backend: str, log: Path, folder: Path = Path(), *, is_large: bool = False) -> None:
         self.port, self.backend, self.log = port, backend, log
+        self.folder = folder
+        self.is_large, self.ranks = is_large, K2_RANKS if is_large else RANKS
         self.url = f"http://127.0.0.1:{port}"
 
     def get(self, path: str) -> str:

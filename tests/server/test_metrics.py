@@ -135,7 +135,10 @@ class Pooled(ScriptedEngine):
         return self.told
 
 
-@pytest.mark.parametrize(("statuses", "status", "code"), [(["ok", "sick"], "ok", 200), (["sick", "sick"], "sick", 503)])
+@pytest.mark.parametrize(
+    ("statuses", "status", "code"),
+    [(["ok", "ok"], "ok", 200), (["ok", "sick"], "degraded", 200), (["sick", "sick"], "sick", 503)],
+)
 def test_health_tells_of_each_engine(serve: Serve, statuses: list[str], status: str, code: int) -> None:
     engine = Pooled(*statuses)
     told = ask(serve(engine), "/health")

@@ -175,6 +175,6 @@ def test_the_engines_key_goes_to_the_engine_and_nowhere_else(completions: Comple
                 process.kill()
                 assert process.stderr is not None
                 assert "sk-" not in shown + process.stderr.read()
-            assert sent == [f"Bearer {key}"] * 2  # for its models, and for an answer
+            assert set(sent) == {f"Bearer {key}"} and len(sent) > 1  # for its models, and for an answer
             sent.clear()
         engine.shutdown()

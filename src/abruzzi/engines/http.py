@@ -79,7 +79,7 @@ class Client:
         """The response to a body of JSON, as soon as its head is there. Raises Unreachable, BrokenOff and Silence.
 
         A connection that had been kept may be given up by the server just as it is used: then the request goes out once
-        more, on a new one, if it is sure that the server never had all of it.
+        more, on a new one. Whether the server had begun with it nobody can know; completions have no other effect.
         """
         pool = await self._pool()
         head = (
@@ -91,7 +91,7 @@ class Client:
             try:
                 return await _answered(response, head, body)
             except BrokenOff:
-                if response.was_taken:
+                if response.has_begun:
                     raise
         return await _answered(await self._connect(pool, _TRIES), head, body)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from typing import Any, Protocol, cast
 
 import httptools
@@ -64,9 +62,6 @@ class Response(asyncio.Protocol):
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self._bare = 0  # bytes behind which nothing of the body has come
-        self.was_taken = True
-        """Whether the server may have had the whole request, and so may have begun it."""
-        self._sent, self._taken_before = len(head) + len(body), _taken(self._transport)
         self._parts: list[bytes] = []
         self._size = 0
         self._idle, self._whole, self._lingers, self._is_kept = False, False, False, False
@@ -74,7 +69,6 @@ class Response(asyncio.Protocol):
         self._heard = self._loop.time()
         self._set_timer(self._patience, self._break_silence)  # in place of the one that ends what nobody uses
         if self._transport.is_closing():  # nobody may tell of its end any more
-            self.was_taken = False
             self._fail(BrokenOff("the connection was ended, or spoken on, before it was asked"))
         else:
             self._transport.writelines((head, body))
@@ -88,6 +82,11 @@ class Response(asyncio.Protocol):
             raise BrokenOff(f"the answer came as {encoding.decode('latin-1')[:40]}, which it wasn't asked for")
 
     # The response
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything has come of it."""
+        return bool(self.status or self._bare)
 
     async def read(self) -> bytes:
         """What has come of the body since, at least a byte; nothing where it is whole. Raises BrokenOff and Silence,
@@ -212,9 +211,6 @@ class Response(asyncio.Protocol):
         self._pool.forget(self)
         if self._idle or self._whole:
             return
-        if not (self.status or self._bare) and self._taken_before is not None:
-            taken = _taken(self._transport)
-            self.was_taken = taken is None or taken - self._taken_before >= self._sent
         if self._error is None:
             if error is None and self.status and not {b"content-length", b"transfer-encoding"} & self.headers.keys():
                 self._whole = True  # a body without a length ends with the connection
@@ -249,14 +245,3 @@ class Response(asyncio.Protocol):
             self._wake()
         else:
             self.headers.clear()
-
-
-def _taken(transport: asyncio.Transport) -> int | None:
-    """How many bytes of all that was sent the other side's kernel has; None where ours doesn't tell. The end of a
-    connection looks the same whether or not a request got there.
-    """
-    try:
-        told = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
-        return int(struct.unpack_from("=Q", told, 120)[0])  # tcpi_bytes_acked, of Linux
-    except (AttributeError, OSError, struct.error):
-        return None

@@ -23,7 +23,7 @@ class Numbered:
         for number, row in enumerate(engines_of(engine), 1):
             if (url := row["url"]) is not None:
                 # As errors of engines, of pools and of certificates have it.
-                for known in (url, called(url, row["model"]), f"'{urlsplit(url).hostname}'"):
+                for known in (url, called(url, ""), f"'{urlsplit(url).hostname}'"):
                     self._numbers.setdefault(known, f"engine {number}")
         self._known = sorted(self._numbers, key=len, reverse=True)
         self._addresses = re.compile(rf"(?<![\w.-])(?:{'|'.join((_URL, *map(re.escape, self._known)))})(?!\w)")

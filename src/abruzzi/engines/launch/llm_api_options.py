@@ -166,9 +166,12 @@ def _notes(entries: Mapping[str, Any]) -> Iterator[str]:
         )
     if entries.get("guided_decoding_backend") is None:
         yield GUIDED
-    for key in entries:
-        if key not in PLACES[""] and key != "<<":
-            yield f"{key} isn't known here, and goes to the engine as it stands"
+    sections = {place: value for place, value in entries.items() if place in PLACES and isinstance(value, dict)}
+    for place, keys in ("", entries), *sections.items():
+        for key in keys:
+            if key not in PLACES[place] and key != "<<":
+                where = f" in {place}" if place else ""
+                yield f"{key}{where} isn't known here, and goes to the engine as it stands"
 
 
 def _graphs(config: Any) -> str:

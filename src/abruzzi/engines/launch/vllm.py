@@ -15,7 +15,7 @@ def _model(arguments: Arguments) -> str | None:
 def _worker(arguments: Arguments) -> str | None:
     if arguments.has("--headless"):
         return "--headless"
-    rank = arguments.value("--node-rank")
+    rank = arguments.value("--node-rank", "-r")
     return f"--node-rank {rank}" if rank not in (None, "0") else None
 
 
