@@ -12,9 +12,10 @@ from rich.text import Text
 
 from abruzzi.cli.engine_options import engine_key
 from abruzzi.cli.terminal import err, out, print_json, printable
-from abruzzi.engines.completions import CompletionsEngine, served
+from abruzzi.engines.completions import CompletionsEngine
 from abruzzi.engines.connect import base_url_of, variant_for
 from abruzzi.engines.doctor import Finding
+from abruzzi.engines.served import served
 
 _MARKS = {"good": ("ok", "green"), "fair": ("--", "yellow"), "bad": ("NO", "bold red"), "unknown": ("? ", "dim")}
 

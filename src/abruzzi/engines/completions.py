@@ -1,18 +1,14 @@
-"""Any server that offers OpenAI's `/v1/completions`: the prompt goes out as text, the output comes back as it is
-written.
+"""Any server that offers OpenAI's `/v1/completions`: the prompt goes out as text or as token ids, the output comes back
+as it is written.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
-import json
 import logging
-import urllib.error
-import urllib.request
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,9 +17,9 @@ import msgspec
 from abruzzi.engines.api import Constraint, Ids
 from abruzzi.engines.base import Capabilities, Piece, SamplingParams, name_of
 from abruzzi.engines.doctor import Finding, examine, in_words
-from abruzzi.engines.http import BrokenOff, Client, Silence, Unreachable, plain
+from abruzzi.engines.http import BrokenOff, Client, Silence, Unreachable
 from abruzzi.engines.output import Events, Output
-from abruzzi.engines.refusal import Failed, Refused, redirect, refusal
+from abruzzi.engines.refusal import Failed, Refused, refusal
 from abruzzi.engines.ways import Asker, Ways, ways_of
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.errors import EngineError, EngineTimeout, EngineUnavailable, RequestError
@@ -47,15 +43,6 @@ _MAX_GRAMMAR = 1 << 20
 _REMEMBERED = 1024
 # Bytes of an answer that comes whole.
 _MAX_WHOLE = 64 << 20
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-# As every other request to an engine goes: past the environment's proxies, and nowhere else.
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
 
 
 class CompletionsEngine:
@@ -290,36 +277,3 @@ def _spelled(constraint: Constraint, grammar: Grammar, ids: Ids) -> Mapping[str,
     """The fields for a grammar, in JSON; none where it is so large that the engine would compile it for seconds."""
     fields = {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in constraint.fields(grammar, ids).items()}
     return fields if sum(map(len, fields.values())) <= _MAX_GRAMMAR else {}
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A model that a server lists."""
-
-    model: str
-    context_length: int | None = None
-
-
-def served(base_url: str, model: str | None = None, api_key: str | None = None) -> Served:
-    """The model of this name, or the first that the server lists. Blocks. EngineUnavailable: it lists none."""
-    request = urllib.request.Request(f"{base_url}/models")
-    if api_key is not None:
-        request.add_header("Authorization", f"Bearer {api_key}")
-    try:
-        with _DIRECT.open(request, timeout=_CONNECT_SECONDS) as response:
-            listed = json.load(response)["data"]
-            found = next((one for one in listed if one["id"] == model), None)
-            if model is not None and found is None:
-                return Served(model)
-            row = found or listed[0]
-            length = row.get("max_model_len")  # vLLM's and SGLang's
-            return Served(str(row["id"]), length if isinstance(length, int) and length > 0 else None)
-    except urllib.error.HTTPError as error:
-        if 300 <= error.code < 400 and (location := error.headers.get("Location")):
-            raise EngineUnavailable(redirect(f"{base_url}/models", error.code, location)) from error
-        raise EngineUnavailable(f"{base_url}/models answered {error.code}; name the model with --model") from error
-    except OSError as error:
-        reason = plain(getattr(error, "reason", error))
-        raise EngineUnavailable(f"no engine answers at {base_url}: {reason}") from error
-    except (ValueError, LookupError, TypeError, AttributeError, http.client.HTTPException) as error:
-        raise EngineUnavailable(f"{base_url}/models lists no model; name it with --model") from error

@@ -12,10 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from abruzzi.engines.base import Engine
-from abruzzi.engines.completions import CompletionsEngine, Served, served
+from abruzzi.engines.completions import CompletionsEngine
 from abruzzi.engines.local.engine import LocalEngine
 from abruzzi.engines.local.weights import CATALOGUE, SMOLLM2, Progress, Weights, is_whole, obtain, weights_named
 from abruzzi.engines.pool import Pool
+from abruzzi.engines.served import Served, served
 from abruzzi.protocol.errors import EngineUnavailable, RequestError
 from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import K2, Variant, variant_named, variant_of_model
@@ -56,7 +57,7 @@ def connect(
     different models.
     """
     urls = [engine] if isinstance(engine, str) else list(engine)
-    if len(urls) != 1 or urls[0].startswith(("http://", "https://")):
+    if len(urls) != 1 or is_url(urls[0]):
         if timeout is not None and not timeout > 0:
             raise RequestError(f"expected seconds of silence, got {timeout}", "timeout")
         if api_key is not None and not _KEY.fullmatch(api_key):
@@ -88,6 +89,11 @@ def connect(
             SMOLLM2.name,
         )
     return local
+
+
+def is_url(engine: str) -> bool:
+    """Whether a server is meant, and not the embedded engine."""
+    return engine.lower().startswith(("http://", "https://"))
 
 
 def base_url_of(url: str) -> str:

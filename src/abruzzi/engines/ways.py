@@ -125,9 +125,9 @@ async def version_of(asker: Asker, api: Api) -> str | None:
 
 async def ids_of(asker: Asker, api: Api, variant: Variant) -> Ids:
     """The ids of the markers and of the turn's end: the server's own, where it reads text to ids. Where it doesn't, a
-    K2's are known.
+    K2's are known. None where one of them isn't a token there.
     """
-    spellings = [*MARKERS, THINK_BEGIN, THINK_END, variant.turn_end]
+    spellings = [one for one in (*MARKERS, THINK_BEGIN, THINK_END, variant.turn_end) if one in variant.controls]
     if api.tokenize is None:
         known = {spelling: id for id, spelling in K2_CONTROL_IDS.items() if spelling in spellings}
         return known if api is not PLAIN and variant.controls <= frozenset(K2_CONTROL_IDS.values()) else {}

@@ -7,8 +7,8 @@ import http.client
 import time
 from collections.abc import Callable
 
-from abruzzi.engines.completions import Served, served
 from abruzzi.engines.launch.child import Child
+from abruzzi.engines.served import Served, served
 from abruzzi.protocol.errors import EngineTimeout, EngineUnavailable
 
 # Seconds between two looks; for an answer to a look.
