@@ -1,5 +1,5 @@
-"""xgrammar itself compiles what is made for it. It brings torch along, so it is nobody's dependency: run this in an
-environment that has 0.1.32, and in one that has the newest.
+"""xgrammar itself compiles what is made for it. It brings torch along, so it is nobody's dependency: `nox -s grammars`
+runs this in an environment that has 0.1.32, and in one that has the newest.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from tests.real.tiny_k2 import K2_RANKS, RANKS
 MODEL = "tiny-k2"
 CONTEXT = 8192
 # One thread and a gigabyte of cache; nothing is fetched and nothing is told to anybody.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
@@ -52,9 +52,11 @@ def free_port() -> int:
 class Vllm:
     """A server that runs."""
 
-    def __init__(self, port: int, backend: str, log: Path, folder: Path = Path(), *, is_large: bool = False) -> None:
+    def __init__(
+        self, port: int, backend: str, log: Path, folder: Path = Path(), *, is_large: bool = False, pid: int = 0
+    ) -> None:
         self.port, self.backend, self.log = port, backend, log
-        self.folder = folder
+        self.folder, self.pid = folder, pid
         self.is_large, self.ranks = is_large, K2_RANKS if is_large else RANKS
         self.url = f"http://127.0.0.1:{port}"
 
@@ -102,12 +104,12 @@ def serving(
             stdout=file,
             stderr=subprocess.STDOUT,
             cwd=log.parent,
-            env={**os.environ, "PATH": path, **_ENVIRONMENT, **(environment or {})},
+            env={**os.environ, "PATH": path, **ENVIRONMENT, **(environment or {})},
             start_new_session=True,
         )
     try:
         _wait_until_healthy(process, port, log)
-        yield Vllm(port, backend, log)
+        yield Vllm(port, backend, log, pid=process.pid)
     finally:
         _end(process)
 

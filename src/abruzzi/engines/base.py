@@ -91,6 +91,8 @@ class Capabilities:
     """Whether it keeps its output within a `Grammar`."""
     constrains_within: bool = False
     """Whether it does so for a prompt that ends inside of a turn."""
+    most_tools: int | None = None
+    """How many tools a grammar may have that it is given; None: any number."""
     context_length: int | None = None
     tokenizer: Tokenizer | None = None
     """The model's own, of an engine that gives token ids."""

@@ -37,7 +37,8 @@ _MAX_TOKENS = 4096
 _LEAST_TOKENS = 256
 # Characters of a prompt that take a millisecond or more to spell, or tens of them where all may be markers.
 _LONG = 256 << 10
-# Bytes of a grammar: of some hundred tools.
+# Of a grammar: its tools, and bytes. The engine compiles it before it begins, for seconds where it is larger.
+_MOST_TOOLS = 256
 _MAX_GRAMMAR = 1 << 20
 # Grammars of which it is remembered that the engine doesn't take them.
 _REMEMBERED = 1024
@@ -68,7 +69,12 @@ class CompletionsEngine:
         one that the engine asks for. Without `guided` it is given no grammar. `ways`: what is known of it already.
         """
         self.capabilities = Capabilities(
-            model=model, variant=variant, constrains=False, context_length=context_length, counter=tokenizer
+            model=model,
+            variant=variant,
+            constrains=False,
+            most_tools=_MOST_TOOLS,
+            context_length=context_length,
+            counter=tokenizer,
         )
         self.url = base_url
         self.ways = Ways() if ways is None else ways
