@@ -45,6 +45,30 @@ def real(session: nox.Session) -> None:
 
 
 @nox.session
+@nox.parametrize("pins", ["trtllm", "newest"])
+def grammars(session: nox.Session, pins: str) -> None:
+    """Compiles our grammars with what engines have for it: TensorRT-LLM's pins and the newest, and reads SGLang's own
+    request models; takes about five minutes. torch's builds for CPU lie in PyTorch's own index: PIP_EXTRA_INDEX_URL.
+    """
+    old = pins == "trtllm"
+    session.install("-e", ".[test]")
+    # What xgrammar and torch ask for by themselves brings CUDA.
+    session.install(
+        "--no-deps", "torch==2.13.0+cpu", *(["xgrammar==0.1.32", "llguidance==0.7.29"] if old else ["xgrammar"])
+    )
+    session.install("apache-tvm-ffi", "jinja2", "networkx", "numpy", "sympy", "transformers==5.19.0", "triton")
+    if old:
+        session.run("pytest", "tests/engines/standins/test_models.py", "-k", "structural_tag", *session.posargs)
+    else:
+        session.install("--no-deps", "sglang==0.5.23")
+        # What its request models import.
+        session.install("aiohttp", "fastapi", "ipython", "orjson", "partial-json-parser", "pillow", "psutil")
+        session.install("pybase64", "pyzmq", "requests")
+        session.run("pytest", "tests/engines/standins", *session.posargs)
+    session.run("pytest", "tests/real/test_xgrammar.py", "tests/real/test_k2_grammars.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     session.install(".")
     session.run("python", "bench/embedded.py", *session.posargs)

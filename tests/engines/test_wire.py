@@ -124,6 +124,20 @@ def test_chunks_that_are_not_quite_right_are_read(data: bytes, said: str) -> Non
     run(work())
 
 
+@pytest.mark.parametrize("count", [-1, 1 << 53, 1 << 70, 2.0, True, "3", None, [3]])
+def test_what_is_no_count_counts_nothing(count: Any) -> None:
+    told = {"prompt_tokens": 7, "completion_tokens": count, "prompt_tokens_details": {"cached_tokens": count}}
+    usages = ((told, Usage(7, 0)), (count, Usage(0, 0)), ({"prompt_tokens_details": count}, Usage(0, 0)))
+
+    async def work() -> None:
+        for usage, expected in usages:
+            said = response(sse({**chunk("x", "stop"), "usage": usage}, b"[DONE]"))
+            async with wired(said) as (engine, _):
+                assert (await pieces(engine))[-1].usage == (None if usage is None else expected)
+
+    run(work())
+
+
 def test_an_engine_that_does_not_stream_is_read_whole() -> None:
     async def work() -> None:
         async with wired(response(json.dumps(chunk("Hello.", "stop")).encode(), kind="application/json")) as (

@@ -119,13 +119,19 @@ def test_a_pattern_may_be_large_and_one_that_is_too_large_is_told_of() -> None:
         assert caught.value.param == "parameters.properties.a.pattern"
 
 
-@pytest.mark.parametrize("keyword", ["properties", "allOf"])
-def test_a_schema_that_is_too_deep_is_told_of(keyword: str) -> None:
-    schema: dict[str, Any] = {"type": "object"}
-    for _ in range(450):
-        schema = {"type": "object", keyword: {"a": schema} if keyword == "properties" else [schema]}
-    with pytest.raises(RequestError, match="is nested too deep"):
-        compile(schema)
+@pytest.mark.parametrize(("keyword", "most"), [("properties", 124), ("allOf", 124), ("not", 249)])
+def test_a_schema_that_is_too_deep_is_told_of(keyword: str, most: int) -> None:
+    for depth in (most, most + 6, 450):
+        schema: dict[str, Any] = {"type": "object"}
+        for _ in range(depth):
+            below = {"properties": {"a": schema}, "allOf": [schema], "not": {"required": ["a"], **schema}}
+            schema = {"type": "object", keyword: below[keyword]}
+        if depth == most:
+            compile(schema)
+            continue
+        with pytest.raises(RequestError, match="nested too deep: expected at most 250 objects and lists") as caught:
+            compile(schema)
+        assert caught.value.param == "parameters"
 
 
 def test_a_schema_that_the_validator_would_not_be_done_with_is_refused() -> None:

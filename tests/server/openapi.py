@@ -29,6 +29,15 @@ class OpenApi:
         if self._components is not None:
             self._validator(name).validate(value)
 
+    def members(self, name: str) -> set[str]:
+        """The names of an object's members."""
+        return set() if self._components is None else self._members(self._components["schemas"][name])
+
+    def _members(self, schema: Any) -> set[str]:
+        if "$ref" in schema:
+            return self.members(schema["$ref"].rpartition("/")[2])
+        return set(schema.get("properties", ())).union(*map(self._members, schema.get("allOf", ())))
+
     def _compiled(self, name: str) -> jsonschema_rs.Validator:
         schema = {"$ref": f"#/components/schemas/{name}", "components": self._components}
         return jsonschema_rs.Draft202012Validator(schema)

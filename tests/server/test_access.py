@@ -180,8 +180,8 @@ def test_an_allowed_origin_still_needs_a_key_where_there_are_some(serve: Serve) 
 
 def test_keys_come_from_options_a_file_and_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text("# ours\nsk-b  # Bob's\n\n  sk-c\n")
-    assert keys_of(["sk-a"], file, " sk-d,,sk-e ") == ("sk-a", "sk-b", "sk-c", "sk-d", "sk-e")
+    file.write_text("# ours\nsk-b  # Bob's\n\n  sk#c\n  # sk-none\n")
+    assert keys_of(["sk-a"], file, " sk-d,,sk-e ") == ("sk-a", "sk-b", "sk#c", "sk-d", "sk-e")
 
 
 @pytest.mark.parametrize("key", ["", "two words", "a,b", "schlüssel", "a\nb"])

@@ -87,8 +87,12 @@ def test_usage_is_streamed_when_asked_for(serve: Serve) -> None:
                 model="any", messages=ASK, stream=True, stream_options={"include_usage": True}
             )
         )
+        plain = list(client.chat.completions.create(model="any", messages=ASK, stream=True))
     assert chunks[-1].usage is not None and not chunks[-1].choices
     assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None, None, "stop"]
+    # As OpenAI has it: null in all chunks before, and no such field where it wasn't asked for.
+    assert [chunk.to_dict().get("usage", "none") for chunk in chunks[:-1]] == [None, None, None]
+    assert all("usage" not in chunk.to_dict() for chunk in plain)
 
 
 def test_without_tools_the_text_is_passed_on_as_it_is(serve: Serve) -> None:

@@ -72,6 +72,38 @@ def test_a_name_that_stands_twice_among_many_is_found_in_no_time() -> None:
     assert time.process_time() - begun < 3
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ('{"a": 1, "a": 2}', "'a' stands twice"),
+        ("NaN", "NaN is no JSON"),
+        ("9" * 5000, "5,000 digits"),
+        ("-1e999", "no double holds -1e999"),
+        ('"\\uD83d"', "\\ud83d is half"),
+    ],
+)
+def test_in_megabytes_no_place_is_looked_for(value: str, told: str) -> None:
+    long = "x" * (1 << 20)
+    with pytest.raises(RequestError) as caught:
+        parse(f'{{"long": "{long}", "b": {value}}}'.encode())
+    assert told in str(caught.value) and "column" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", [r"\\ud800", r"\ud83d\uDE00", r"\\\ud83d\ude00", r"\uD7ff\ue000", r"\n\"\ud83d\ude00\\"]
+)
+def test_what_looks_like_half_a_pair_may_be_none(text: str) -> None:
+    assert parse(f'{{"a": "{text}"}}'.encode()) == json.loads(f'{{"a": "{text}"}}')
+
+
+@pytest.mark.parametrize(
+    "text", [r"\\\ud800", r"\ud83d\ud83d\ude00", r"\ude00\ud83d", r"\ud83d\ude00\uDFFF", r"\ud83d\n"]
+)
+def test_half_a_pair_is_found_among_others(text: str) -> None:
+    with pytest.raises(RequestError, match="half of a surrogate pair"):
+        parse(f'{{"a": "{text}"}}'.encode())
+
+
 _NAMES = st.sampled_from(["a", "b", "tools", "a:", "\u00e9"])
 _PAIRS = st.recursive(
     st.sampled_from(["1", '":"', '"\\u003a"', "1e400", "NaN", '"\\ud800"', "null", "10" * 20, "-0", "1.5E3", "tru"]),

@@ -10,7 +10,10 @@ import pytest
 
 from abruzzi import RequestError
 from abruzzi.engines.scripted import ScriptedEngine
+from abruzzi.server.chat_completions import READ
 from abruzzi.server.chat_messages import read_message
+from abruzzi.server.dialect import Fields
+from abruzzi.server.openai_fields import unknown
 from tests.conftest import Served
 from tests.server.asking import HELLO, ask
 from tests.server.openapi import openais
@@ -40,6 +43,7 @@ TEXT: Any = {"type": "text", "text": "Hi"}
         ({"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": ""}}, ".function_call"),
         ({"role": "assistant", "content": None, "audio": {"id": "a"}}, ".audio"),
         ({"role": "assistant", "content": None, "refusal": 1}, ".refusal"),
+        ({"role": "assistant", "content": None, "reasoning": ["Hm"]}, ".reasoning"),
         ({"role": "function", "name": "f", "content": "x"}, ".role"),
     ],
 )
@@ -61,6 +65,7 @@ def test_a_message_without_what_its_role_needs_is_refused_with_its_place(
         ({"role": "assistant", "tool_calls": [CALL]}, None),
         ({"role": "assistant", "content": None}, None),
         ({"role": "assistant", "reasoning_content": "Hm"}, None),
+        ({"role": "assistant", "reasoning": "Hm"}, None),
         ({"role": "assistant", "content": None, "refusal": "No."}, "No."),
         ({"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}, "No."),
     ],
@@ -116,6 +121,10 @@ def test_a_field_that_is_none_or_cant_be_honoured_is_refused(serve: Serve, path:
         ({"reasoning_effort": "some"}, "reasoning_effort"),
         ({"thinking": "off"}, "thinking"),
         ({"chat_template_kwargs": {"thinking": "off"}}, "chat_template_kwargs.thinking"),
+        ({"chat_template_kwargs": {"enable_thinking": 0}}, "chat_template_kwargs.enable_thinking"),
+        ({"chat_template_kwargs": {"preserve_thinking": 1}}, "chat_template_kwargs.preserve_thinking"),
+        ({"thinking": {"type": "enabled", "keep": "some"}}, "thinking.keep"),
+        ({"include_reasoning": "no"}, "include_reasoning"),
         ({"chat_template_kwargs": {"thinking": None}, "thinking": "off"}, "thinking"),
         ({"prediction": "x"}, "prediction"),
         ({"response_format": {}}, "response_format.type"),
@@ -131,6 +140,10 @@ def test_a_field_that_is_none_or_cant_be_honoured_is_refused(serve: Serve, path:
 def test_the_chat_apis_own_fields_are_checked_too(serve: Serve, wrong: Any, param: str) -> None:
     answer = ask(serve(ScriptedEngine(["x"])), body={**HELLO, **wrong})
     assert (answer.status, answer.json["error"]["param"]) == (400, param)
+
+
+def test_every_field_of_openais_is_known() -> None:
+    assert unknown(Fields(dict.fromkeys(openais().members("CreateChatCompletionRequest"), 1)), READ) == ()
 
 
 def test_what_changes_nothing_is_let_be(serve: Serve) -> None:

@@ -42,6 +42,7 @@ def test_prompt_and_text_pass_as_they_are(serve: Serve, cut: Any) -> None:
     )
     assert [choice.finish_reason for chunk in chunks for choice in chunk.choices][-1] == "stop"
     assert whole.usage is not None and chunks[-1].usage == whole.usage
+    assert all(chunk.to_dict().get("usage", "none") is None for chunk in chunks[:-1])
     assert str(engine.prompts[0]) == PROMPT
     assert [part for part in engine.prompts[0].parts if part.startswith("<|")] == [
         "<|im_user|>", "<|im_middle|>", "<|im_end|>", "<|im_assistant|>", "<|im_middle|>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,13 @@ def test_codes_are_words_in_snake_case() -> None:
     codes = {one.__name__: one.code for one in kinds() if one.code is not None}
     assert all(re.fullmatch("[a-z]+(_[a-z]+)*", code) for code in codes.values())
     assert codes["TooMany"] == "rate_limit_exceeded" and codes["NoSuchModel"] == "model_not_found"
+
+
+def test_the_documentation_tells_of_every_code() -> None:
+    documentation = (Path(__file__).parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
+    told = documentation[documentation.index("OpenAI's errors have a `code`") :].partition("Anthropic's have")[0]
+    codes = {one.code for one in kinds() if one.code is not None and one.__module__.startswith("abruzzi.")}
+    assert codes == set(re.findall("`([a-z]+(?:_[a-z]+)+)`", told))
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -14,6 +14,7 @@ import pytest
 from abruzzi.engines.scripted import ScriptedEngine
 from abruzzi.server.exchange import Exchange
 from tests.server.asking import CHAT, HELLO, MESSAGES, Serve, ask, read_all
+from tests.server.test_metrics import metrics
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
@@ -159,6 +160,9 @@ def test_what_is_kept_of_all_of_them_has_a_limit(serve: Serve) -> None:
         told = ask(served, CHAT, long)
         assert (told.status, told.headers["retry-after"]) == (503, "1")
         assert ask(served, MESSAGES, {**long, "max_tokens": 9}).json["error"]["type"] == "overloaded_error"
+        counted = metrics(served)
+        assert counted["abruzzi_errors_total", "NoRoom"] == 2
+        assert counted["abruzzi_engine_failures_total", "scripted"] == 0  # it was never asked
         # One of usual length finds room.
         assert ask(served, CHAT, {**HELLO, "metadata": {"a": "x" * 60_000}}).status == 200
         halves.pop().close()

@@ -7,6 +7,8 @@ import socket
 import time
 from collections.abc import Iterator
 
+import pytest
+
 from abruzzi.server.listener import listen
 from abruzzi.server.loading import Loading
 from tests.server.asking import CHAT, ask, raw, read_all
@@ -22,7 +24,7 @@ def test_every_path_says_when_to_come_again() -> None:
     with loading() as (port, _):
         for path, body in (("/health", None), (CHAT, {"messages": []}), ("/", None)):
             answer = ask(port, path, body)
-            assert (answer.status, answer.headers["retry-after"]) == (503, "10")
+            assert (answer.status, answer.headers["retry-after"]) == (503, "3")
             assert answer.json["status"] == "loading" and answer.json["error"]["code"] == "engine_unavailable"
 
 
@@ -31,11 +33,36 @@ def test_a_long_body_does_not_cost_the_answer() -> None:
         assert b"503 Service Unavailable" in read_all(connection)
 
 
-def test_who_says_nothing_keeps_nobody_waiting_for_long() -> None:
-    with loading() as (port, _), socket.create_connection(("127.0.0.1", port)):
-        began = time.monotonic()
-        assert ask(port, "/health").status == 503
-        assert time.monotonic() - began < 5
+def test_a_head_may_come_in_parts() -> None:
+    with loading() as (port, _), socket.create_connection(("127.0.0.1", port), timeout=5) as slow:
+        for byte in b"GET / HTTP/1.1\r\n\r\n":
+            slow.sendall(bytes([byte]))
+            time.sleep(0.002)
+        assert slow.recv(12) == b"HTTP/1.1 503"
+
+
+def test_who_says_nothing_and_who_never_ends_keep_nobody_waiting() -> None:
+    with contextlib.ExitStack() as stack:
+        with loading() as (port, _):
+            silent, endless = (stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(2))
+            endless.sendall(b"POST / HTTP/1.1\r\n\r\nx")
+            began = time.monotonic()
+            assert ask(port, "/health").status == 503
+        assert time.monotonic() - began < 1  # nor does the end wait for them
+        silent.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            assert silent.recv(1) == b""
+
+
+def test_nobody_is_listened_to_for_longer_than_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("abruzzi.server.loading._PATIENCE", 0.1)
+    with loading() as (port, _), raw(port, {}) as connection:
+        deadline = time.monotonic() + 5
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < deadline:
+                connection.sendall(b"x")
+                time.sleep(0.02)
+        assert time.monotonic() < deadline
 
 
 def test_the_socket_is_left_for_the_server() -> None:

@@ -37,6 +37,7 @@ def test_json(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
         "violations": {"schema": 1},
         "resumes": 1,
         "finish": "tool_calls",
+        "ignored": None,
         "error": None,
     }
 
@@ -49,6 +50,16 @@ def test_text(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
     assert ' request_id="two words" method=POST path=/v1/chat/completions status=200 ms=' in good
     assert good.endswith(" resumes=0 finish=stop") and "error" not in good
     assert "status=400" in bad and bad.endswith("error=RequestError")
+
+
+def test_fields_that_nobody_looks_at_are_named(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    served = serve(ScriptedEngine(["Hello."]), log="json")
+    known = {"top_k": 5, "chat_template_kwargs": {}, "include_reasoning": True, "min_tokens": 0}
+    ask(served, CHAT, {**HELLO, **known, "mirostat": 2, "cache_prompt": "secret", "grammar_file": None})
+    ask(served, CHAT, {**HELLO, **{f"{i}{'x' * 50}": 1 for i in range(20)}})
+    one, many = (json.loads(line)["ignored"] for line in lines(capfd, served))
+    assert one == "cache_prompt,mirostat"
+    assert len(many.split(",")) == 8 and {len(name) for name in many.split(",")} == {40}
 
 
 def test_a_stream_that_broke_off_is_told(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:

@@ -61,8 +61,9 @@ def test_what_is_not_stored_cant_be_gone_on_from(serve: Serve) -> None:
     for id in (first["id"], "resp_0"):
         for stream in (False, True):
             status, body = post(served, {"input": "x", "previous_response_id": id, "stream": stream})
-            assert (status, body["error"]["code"]) == (404, "previous_response_not_found")
+            assert (status, body["error"]["code"]) == (400, "previous_response_not_found")
             assert body["error"]["param"] == "previous_response_id"
+            assert body["error"]["message"].startswith(f"Previous response with id '{id}' not found")
             openais().check("ErrorResponse", body)
 
 
@@ -193,7 +194,7 @@ def test_what_one_key_stored_is_not_there_for_another(serve: Serve) -> None:
     for method, where in (("GET", path), ("GET", f"{path}/input_items"), ("DELETE", path)):
         answer = asking.ask(served, where, method=method, headers=two)
         assert (answer.status, answer.json["error"]["code"]) == (404, "response_not_found")
-    assert asking.ask(served, "/v1/responses", went_on, headers=two).status == 404
+    assert asking.ask(served, "/v1/responses", went_on, headers=two).status == 400
     assert asking.ask(served, "/v1/responses", {"input": [item]}, headers=two).json["error"]["param"] == "input[0].id"
     assert asking.ask(served, "/v1/responses", {"input": [item]}, headers=one).status == 200
     assert asking.ask(served, "/v1/responses", went_on, headers=one).status == 200

@@ -223,6 +223,16 @@ def test_a_call_that_the_limit_cuts_is_no_item_of_the_response(serve: Serve) -> 
     assert kinds[-1][0] == "response.incomplete"
 
 
+def test_a_call_that_goes_wrong_at_the_limit_leaves_what_is_before_it_whole(serve: Serve) -> None:
+    text = "Hm.</think>" + section(("functions.get_weather:0", '{"location": "x", "unit": 5}'))
+    body = {**BODY, "max_output_tokens": 5}
+    _, whole = post(serve(ScriptedEngine([text], variant=K2_5)), body)
+    streamed = events(serve(ScriptedEngine([text], variant=K2_5, cut=list)), body)
+    assert [(item["type"], item["status"]) for item in whole["output"]] == [("reasoning", "completed")]
+    assert lasting(streamed[-1]["response"]["output"]) == lasting(whole["output"])
+    assert [problem["kind"] for problem in whole["abruzzi"]["problems"]] == ["truncated"]
+
+
 class Failing(ScriptedEngine):
     """Says a word and breaks off."""
 

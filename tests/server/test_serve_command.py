@@ -65,6 +65,24 @@ def test_what_does_not_go_together_is_told(options: tuple[str, ...], told: str) 
     assert told in refused(*options)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_until_the_engine_is_there_clients_are_told_to_come_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as free:
+        engine, port = f"http://127.0.0.1:{silent.getsockname()[1]}/v1", free.getsockname()[1]
+        free.close()
+        with subprocess.Popen([*COMMAND, "--port", str(port), "--engine", engine], stderr=subprocess.PIPE) as process:
+            try:
+                asked, _ = silent.accept()  # for its models
+                with asked:
+                    told = ask(port, "/health")
+                    assert (told.status, told.json["status"], told.headers["retry-after"]) == (503, "loading", "3")
+                    assert ask(port, CHAT).json["error"]["code"] == "engine_unavailable"
+                    process.send_signal(signal.SIGTERM)
+                    process.wait(5)
+            finally:
+                process.kill()
+
+
 def test_an_empty_list_of_keys_opens_no_door() -> None:
     assert "expected API keys in ABRUZZI_API_KEYS, got none" in refused(ABRUZZI_API_KEYS="")
 
@@ -74,6 +92,12 @@ def test_options_of_servers_are_none_of_the_embedded_engines(option: str, value:
     command = [*COMMAND, "--port", "0", "--engine", "embedded", option, value]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and f"{option} is for servers: name one with --engine URL" in done.stderr
+
+
+def test_a_scheme_is_one_in_capitals_too() -> None:
+    command = [*COMMAND, "--port", "0", "--engine", "HTTP://127.0.0.1:9/v1", "--variant", "k2", "--engine-timeout", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "no engine answers at HTTP://127.0.0.1:9/v1" in done.stderr
 
 
 def test_an_engines_key_must_be_one(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ class ChatRequest:
     output: Literal["tool_calls", "raw", "pythonic"] = "tool_calls"
     thinking: bool | None = None
     """Whether the model thinks before it answers; None leaves it to the model's kind."""
+    keeps_thinking: bool = False
+    """Whether the model reads the reasoning of all earlier turns, and not only of the last calls."""
     answer: Mapping[str, Any] | None = None
     """The JSON Schema of the object that the content has to be; None where any text will do."""
     prompt: str | None = None

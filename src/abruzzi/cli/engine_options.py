@@ -10,7 +10,7 @@ import click
 
 from abruzzi.cli.terminal import progress_bar
 from abruzzi.engines.base import Engine
-from abruzzi.engines.connect import EMBEDDED, connect
+from abruzzi.engines.connect import EMBEDDED, connect, is_url
 from abruzzi.protocol.errors import RequestError
 from abruzzi.server.access import check_key, keys_in
 
@@ -83,7 +83,7 @@ def connected(
     *, engines: tuple[str, ...], key_file: Path | None, threads: int | None, timeout: float | None, **options: Any
 ) -> Engine:
     """The engine, with a bar while its weights are fetched. Raises UsageError for an option that it has no use for."""
-    if any(engine.startswith(("http://", "https://")) for engine in engines):
+    if any(map(is_url, engines)):
         if threads is not None:
             raise click.UsageError("--threads is for the embedded engine: a server behind a URL has its own")
         options["api_key"] = engine_key(key_file)

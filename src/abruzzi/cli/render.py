@@ -16,7 +16,7 @@ from abruzzi.protocol.messages import as_messages, as_tools
 from abruzzi.protocol.template import render_prompt
 from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import Variant, variant_of_model
-from abruzzi.server.chat_completions import thinking_of
+from abruzzi.server.thinking import thinking_of
 
 
 @click.command("render")

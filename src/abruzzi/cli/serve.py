@@ -9,6 +9,7 @@ import click
 from abruzzi.cli.engine_options import connected, with_engine_options
 from abruzzi.cli.server_options import serve_engine, settings_of, with_server_options
 from abruzzi.server.listener import listen
+from abruzzi.server.loading import Loading
 from abruzzi.server.logs import configure
 
 
@@ -23,6 +24,8 @@ def serve(host: str, port: int, **options: Any) -> None:
     Keys are read from ABRUZZI_API_KEYS, too, with commas between them: there they don't show in the list of processes.
     """
     settings = settings_of(host, options)  # what is left then is the engine's
-    listening = listen(host, port)
     configure(settings.log or "text")
-    serve_engine(connected(**options), settings, listening)
+    with listen(host, port) as listening:
+        with Loading(listening):
+            engine = connected(**options)
+        serve_engine(engine, settings, listening)

@@ -25,7 +25,9 @@ _DEFAULTS = Settings()
 _OPTIONS = (
     click.option("--api-key", "api_keys", multiple=True, help="A key that lets in; may be given several times."),
     click.option(
-        "--api-key-file", type=click.Path(path_type=Path), help="A file of keys, one a line; # begins a comment."
+        "--api-key-file",
+        type=click.Path(path_type=Path),
+        help="A file of keys, one a line; a # at its beginning or behind a space begins a comment.",
     ),
     click.option("--insecure", is_flag=True, help="Serve everybody who can reach the address, without a key."),
     click.option(

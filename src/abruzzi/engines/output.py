@@ -14,6 +14,7 @@ from abruzzi.protocol.errors import EngineError
 
 # Bytes of one line: engines that give all at once write up to a million characters, each six bytes as `\\uXXXX`.
 _MAX_LINE = 16 << 20
+_MAX_COUNT = 1 << 53
 # Ends at which the engine gave the request up: vLLM's and SGLang's; TensorRT-LLM's.
 _GIVEN_UP = frozenset(("abort", "error", "cancelled", "timeout"))
 
@@ -43,16 +44,6 @@ class Events:
         return [line[5:].strip() for line in lines if line.startswith(b"data:")]
 
 
-class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-
-
 class _Choice(msgspec.Struct, gc=False):
     text: str | None = None
     finish_reason: str | None = None
@@ -61,13 +52,13 @@ class _Choice(msgspec.Struct, gc=False):
     matched_stop: str | int | None = None
     """SGLang's."""
     token_ids: tuple[int, ...] | None = None
-    """vLLM's, where they are asked for."""
+    """vLLM's and SGLang's, where they are asked for."""
     logprobs: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Chunk(msgspec.Struct, gc=False):
     choices: Sequence[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: Any = None
     error: Any = None
     object: str | None = None
     """`error` in errors of TensorRT-LLM's flat shape."""
@@ -156,9 +147,15 @@ def _read(data: bytes) -> _Chunk:
         raise EngineError(f"the engine broke off: {error}, in {shown!r}") from None
 
 
-def _counted(usage: _Usage) -> Usage:
-    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
-    return Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0, cached or 0)
+def _counted(usage: Any) -> Usage:
+    told = [_member(usage, name) for name in ("prompt_tokens", "completion_tokens")]
+    told.append(_member(_member(usage, "prompt_tokens_details"), "cached_tokens"))
+    # What is no count counts nothing: sums of them never fall, and stay numbers that every reader of JSON has.
+    return Usage(*(count if type(count) is int and 0 <= count < _MAX_COUNT else 0 for count in told))
+
+
+def _member(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
 
 
 def _logprobs(told: msgspec.Raw) -> tuple[float | None, tuple[tuple[str, float], ...]]:

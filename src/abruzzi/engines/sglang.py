@@ -13,8 +13,9 @@ SGLANG = Api(
     name="SGLang",
     owner="sglang",
     version="/server_info",
-    fields={"skip_special_tokens": False, "spaces_between_special_tokens": False},
+    fields={"skip_special_tokens": False},
     stops_at_ids=True,
+    ids_out={"return_token_ids": True},
     tokenize=lambda model, text: ("/tokenize", {"model": model, "prompt": text, "add_special_tokens": False}),
     constraints=(_TAG, _LARK),
 )

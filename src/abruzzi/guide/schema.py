@@ -129,7 +129,7 @@ def compile(schema: Mapping[str, Any] | None, *, name: str = "the tool", where: 
         path, message = error.args
         raise RequestError(f"the schema of {name!r} {message}", where + path) from None
     except RecursionError:
-        raise RequestError(f"the schema of {name!r} is nested too deep to be read", where) from None
+        raise RequestError(f"the schema of {name!r} {_TOO_DEEP}", where) from None
     except (TypeError, ValueError) as error:
         path, message = _no_json(schema, "") or ("", str(error))
         raise RequestError(f"the schema of {name!r} is no JSON: {message[:_SHOWN]}", where + path) from None
@@ -269,8 +269,10 @@ _BEHIND_7 = frozenset(("$defs", "$anchor", "$dynamicAnchor", "$dynamicRef", "$re
 }
 _DRAFT_4 = "http://json-schema.org/draft-04/schema#"
 _DRAFT_7 = "http://json-schema.org/draft-07/schema#"
-# How the validator says that a reference names another document.
+# How the validator says that a reference names another document, and that it reads no value of such a depth.
 _UNRETRIEVED = "is not present in a registry"
+_RECURSION = "Recursion limit reached"
+_TOO_DEEP = "is nested too deep: expected at most 250 objects and lists inside one another"
 _REFERRING = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
@@ -290,6 +292,8 @@ def _validator(schema: dict[str, Any]) -> jsonschema_rs.Validator:
             message = message.removesuffix('is not a "regex"') + "is no regular expression, or one too large to be used"
         raise _Unfit(path, f"is no JSON Schema: {message}") from None
     except (ValueError, jsonschema_rs.ReferencingError) as error:
+        if str(error) == _RECURSION:
+            raise _Unfit("", _TOO_DEEP) from None
         raise _Unfit(_lost(schema, str(error)), f"can't be used: {str(error)[:_SHOWN]}") from None
 
 

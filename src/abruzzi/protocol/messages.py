@@ -178,7 +178,7 @@ class Message:
         role = value.get("role")
         if not isinstance(role, str) or role not in _ROLES:
             raise RequestError(f"expected one of {', '.join(_ROLES)}, got {role!r}", f"{where}.role")
-        for key in ("tool_call_id", "name", "reasoning_content"):
+        for key in ("tool_call_id", "name", "reasoning_content", "reasoning"):
             if not isinstance(value.get(key), str | None):
                 raise RequestError("expected a string", f"{where}.{key}")
         calls = value.get("tool_calls") or ()
@@ -189,7 +189,8 @@ class Message:
         return cls(
             role=_ROLES[role],
             content=_content(value.get("content"), f"{where}.content"),
-            reasoning_content=value.get("reasoning_content"),
+            # OpenRouter's name for it, and vLLM's newer one, is the second.
+            reasoning_content=value.get("reasoning_content") or value.get("reasoning"),
             tool_calls=tuple(_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)),
             tool_call_id=value.get("tool_call_id"),
             name=value.get("name"),

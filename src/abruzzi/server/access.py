@@ -15,6 +15,7 @@ from abruzzi.server.settings import Settings, is_loopback
 
 # What a header can carry, and a list with commas.
 _KEY = re.compile(r"[!-+\--~]+")
+_COMMENT = re.compile(r"(?:^|\s)#.*")
 _HOST = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::\d*)?")
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_.])?")
 # Browsers' extensions and desktop applications have schemes of their own.
@@ -124,12 +125,14 @@ def keys_of(given: Sequence[str], file: Path | None, listed: str | None) -> tupl
 
 
 def keys_in(file: Path) -> list[str]:
-    """What stands in a file of keys: one a line, # begins a comment. Raises RequestError where there is none."""
+    """What stands in a file of keys: one a line. A comment begins with # at a line's beginning or behind white space.
+    Raises RequestError where there is none.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"can't read API keys from {file}: {getattr(error, 'strerror', error)}") from None
-    found = [key for line in lines if (key := line.partition("#")[0].strip())]
+    found = [key for line in lines if (key := _COMMENT.sub("", line).strip())]
     if not found:
         raise RequestError(f"expected API keys in {file}, one a line: there is none")
     return found

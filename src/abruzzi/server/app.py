@@ -32,6 +32,7 @@ from abruzzi.server.settings import Settings
 from abruzzi.server.telemetry import Telemetry
 
 logger = logging.getLogger("abruzzi.server")
+# The forms of errors where no path tells which.
 _OPENAI = ChatCompletions()
 _ANTHROPIC = Messages()
 _NO_COMPACTION = "a conversation isn't shortened by the server; send the items that are to stay"
@@ -234,14 +235,14 @@ class App:
 def _work(engine: Engine, settings: Settings, intake: Intake) -> list[Path]:
     """The paths that have a model answer, and what belongs to their dialects."""
     capabilities = engine.capabilities
-    responses = Responses(capabilities.variant)  # an application's own: it stores what it answered
+    responses, messages = Responses(capabilities.variant), Messages(capabilities.variant)
 
     def work(name: str, dialect: Dialect, handler: Handler | None = None) -> Path:
         return Path(name, {"POST": handler or Endpoint(dialect, engine, settings, intake)}, dialect, is_work=True)
 
     stored, items = {"GET": responses.stored, "DELETE": responses.stored}, {"GET": responses.input_items}
     return [
-        work("/v1/chat/completions", _OPENAI),
+        work("/v1/chat/completions", ChatCompletions(capabilities.variant)),
         work("/v1/completions", Completions(counter_of(capabilities))),
         work("/v1/responses", responses),
         work("/v1/responses/input_tokens", responses, CountResponseTokens(responses, capabilities, intake)),
@@ -249,8 +250,8 @@ def _work(engine: Engine, settings: Settings, intake: Intake) -> list[Path]:
         Path("/v1/responses/{id}", stored, responses),
         Path("/v1/responses/{id}/input_items", items, responses),
         Path("/v1/responses/{id}/cancel", {}, responses, absent=_NO_BACKGROUND),
-        work("/v1/messages", _ANTHROPIC),
-        work("/v1/messages/count_tokens", _ANTHROPIC, CountTokens(capabilities, intake)),
+        work("/v1/messages", messages),
+        work("/v1/messages/count_tokens", messages, CountTokens(capabilities, intake)),
     ]
 
 

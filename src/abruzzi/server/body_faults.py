@@ -7,6 +7,8 @@ import math
 import re
 import sys
 
+# Escapes, of which one that is alone where two make a character is group 1.
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)")
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]:,]|[^\s"{}\[\]:,]+', re.DOTALL)
 _CONSTANTS = frozenset(("NaN", "Infinity", "-Infinity"))
 _WORDS = frozenset(("true", "false", "null", ","))
@@ -26,10 +28,10 @@ def first_fault(text: str) -> str:
             names.pop()
         elif word == ":":
             name = json.loads(before, strict=False)
-            fault = f"the name {name[:_SHOWN]!r} stands twice in one object" if name in names[-1] else ""
+            fault = twice(name) if name in names[-1] else ""
             names[-1].add(name)
         else:
-            fault = _fault_of(word)
+            fault = fault_of(word)
             begin = token.start()
         if fault:
             return f"{fault} ({place(text, begin)})"
@@ -42,10 +44,15 @@ def place(text: str, at: int) -> str:
     return f"line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)}"
 
 
-def _fault_of(word: str) -> str:
-    """Of a string, a number or a name."""
+def twice(name: str) -> str:
+    """A member's name that another one in its object has."""
+    return f"the name {name[:_SHOWN]!r} stands twice in one object"
+
+
+def fault_of(word: str) -> str:
+    """What is wrong with a string, a number or a name, as JSON writes it; "" where nothing is."""
     if word[0] == '"':
-        return _fault_of_string(word)
+        return half_pair(word)
     if word in _CONSTANTS:
         return f"{word} is no JSON"
     if word in _WORDS:
@@ -57,12 +64,10 @@ def _fault_of(word: str) -> str:
     return f"no double holds {word[:40]}" if math.isinf(float(word)) else ""
 
 
-def _fault_of_string(word: str) -> str:
-    if "\\ud" not in word and "\\uD" not in word:
+def half_pair(text: str) -> str:
+    """What no UTF-8 can hold, of JSON; "" where there is nothing of that."""
+    if "\\ud" not in text and "\\uD" not in text:
         return ""
-    value = json.loads(word, strict=False)
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        return f"\\u{ord(value[error.start]):04x} is half of a surrogate pair, which is no character"
-    return ""
+    halves = (found[1] for found in _ESCAPE.finditer(text) if found[1])
+    half = next(halves, None)
+    return "" if half is None else f"\\{half.lower()} is half of a surrogate pair, which is no character"

@@ -8,14 +8,19 @@ from typing import Any
 
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Message
+from abruzzi.server.custom_tools import arguments_of
+from abruzzi.server.dialect import Fields
 
 # Of an assistant's message, what may stand in place of its content.
-_IN_PLACE = ("tool_calls", "reasoning_content", "refusal")
+_IN_PLACE = ("tool_calls", "reasoning_content", "reasoning", "refusal")
 _UNSUPPORTED = {"function_call": "expected tool_calls, got a function_call", "audio": "only text is passed on here"}
 
 
 def read_message(value: Any, where: str) -> Message:
     """One entry of `messages`. Raises RequestError, with the path of the fault."""
+    if isinstance(value, Mapping) and isinstance(calls := value.get("tool_calls"), list):
+        calls = [_as_function(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)]
+        value = {**value, "tool_calls": calls}
     message = Message.from_openai(value, where)
     at = f"{where}.content"
     content = value.get("content")
@@ -26,6 +31,19 @@ def read_message(value: Any, where: str) -> Message:
     if message.role == "tool" and not message.tool_call_id:
         raise RequestError("expected the id of the call that it answers, a string", f"{where}.tool_call_id")
     return _assistant(message, value, where) if message.role == "assistant" else message
+
+
+def _as_function(call: Any, where: str) -> Any:
+    """A call of a custom tool as that of the function that it is shown as."""
+    if not isinstance(call, Mapping) or call.get("type") != "custom":
+        return call
+    custom = Fields(call, where).object("custom")
+    name, text = custom.string("name"), custom.string("input")
+    if not name:
+        raise RequestError("expected the tool's name, a non-empty string", custom.at("name"))
+    if text is None:
+        raise RequestError("expected the call's input, a string", custom.at("input"))
+    return {"id": call.get("id"), "type": "function", "function": {"name": name, "arguments": arguments_of(text)}}
 
 
 def _assistant(message: Message, value: Mapping[str, Any], where: str) -> Message:

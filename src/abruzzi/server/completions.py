@@ -18,7 +18,8 @@ from abruzzi.protocol.errors import AbruzziError, EngineError, RequestError
 from abruzzi.protocol.events import ContentDelta, Event, Finish, TokenLogprobs
 from abruzzi.protocol.messages import Message
 from abruzzi.protocol.tokens import Tokenizer
-from abruzzi.server.chat_completions import MAX_ANSWERS, MAX_LOGPROBS, error_body, usage_of
+from abruzzi.server.chat_completions import MAX_ANSWERS, MAX_LOGPROBS
+from abruzzi.server.chat_output import error_body, usage_of
 from abruzzi.server.dialect import DONE, Call, Dialect, Fields, data
 from abruzzi.server.openai_fields import check_unused, refuse_unsupported
 from abruzzi.server.sampling import sampling_params
@@ -133,7 +134,7 @@ class Encoder:
         choice = self._choice(index, text, reason, logprobs)
         if not choice["text"] and not logprobs and reason is None:
             return b""
-        return data(self._response([choice]))
+        return data(self._response([choice]) | ({"usage": None} if self.include_usage else {}))
 
     def end(self) -> bytes:
         usage = self._response([]) | {"usage": self._usage()}

@@ -51,6 +51,8 @@ class Call:
     """The name that the client gave."""
     others: Sequence[ChatRequest] = ()
     """What is asked beside `request`: more prompts of one body."""
+    ignored: Sequence[str] = ()
+    """The names of fields that nobody looks at."""
 
     @property
     def all(self) -> list[ChatRequest]:

@@ -4,8 +4,7 @@ client hangs on it for as long as weights take to load.
 
 from __future__ import annotations
 
-import os
-import selectors
+import asyncio
 import socket
 import threading
 import time
@@ -13,10 +12,12 @@ from types import TracebackType
 
 import msgspec
 
-# Seconds: for a request's head to come; until a client had better come again.
-_PATIENCE = 1.0
-_AGAIN = 10
-_MAX_HEAD = 64 << 10
+# Seconds, in all, for a client to send what it has and leave; and for those that are being answered at the end.
+_PATIENCE = 10.0
+_LAST_WORDS = 0.1
+# Seconds until a client had better come again, beside those that it has been loading for: most try three times in all.
+_AGAIN = 3
+_MOST = 10
 
 
 class Loading:
@@ -25,53 +26,75 @@ class Loading:
     """
 
     def __init__(self, listening: socket.socket) -> None:
+        self.open: set[asyncio.Transport] = set()
         self._listening = listening
         self._began = time.monotonic()
-        self._end, self._leave = os.pipe()
-        self._thread = threading.Thread(target=self._answer_all, name="loading", daemon=True)
+        self._end = asyncio.Event()
 
     def __enter__(self) -> Loading:
-        self._listening.setblocking(False)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="loading", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        os.close(self._leave)
+        self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join()
-        os.close(self._end)
+        self._loop.close()
 
-    def _answer_all(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._listening, selectors.EVENT_READ)
-            selector.register(self._end, selectors.EVENT_READ)
-            while all(key.fd != self._end for key, _ in selector.select()):
-                self._answer()
+    def _run(self) -> None:
+        self._loop.run_until_complete(self._answer_all())
 
-    def _answer(self) -> None:
-        try:
-            connection, _ = self._listening.accept()
-            with connection:
-                connection.settimeout(_PATIENCE)
-                head = b""
-                while b"\r\n\r\n" not in head and len(head) < _MAX_HEAD and (part := connection.recv(1 << 16)):
-                    head += part
-                connection.sendall(self._response())
-                # A body that is still coming would have the answer thrown away with the connection.
-                connection.shutdown(socket.SHUT_WR)
-                while connection.recv(1 << 16):
-                    pass
-        except OSError:  # it left, or says nothing
-            return
+    async def _answer_all(self) -> None:
+        server = await self._loop.create_server(lambda: _Answer(self), sock=self._listening.dup())
+        await self._end.wait()
+        server.close()
+        if self.open:
+            await asyncio.sleep(_LAST_WORDS)
+        for one in tuple(self.open):
+            one.abort()
+        await asyncio.sleep(0)  # they are closed in the loop's next round
 
-    def _response(self) -> bytes:
+    def response(self) -> bytes:
+        """What everybody is told, head and body."""
         seconds = time.monotonic() - self._began
         message = f"the engine is loading, for {seconds:.0f} s by now"
         error = {"message": message, "type": "server_error", "param": None, "code": "engine_unavailable"}
         body = msgspec.json.encode({"status": "loading", "error": error})
         head = (
-            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
-            f"Retry-After: {_AGAIN}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            f"Retry-After: {min(_MOST, _AGAIN + int(seconds))}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
+
+
+class _Answer(asyncio.Protocol):
+    """One connection: answered when a request's head is there, and closed when the client closes it. A body that is
+    still coming is read, or the answer would be thrown away with the connection.
+    """
+
+    def __init__(self, loading: Loading) -> None:
+        self._loading = loading
+        self._head: bytes | None = b""  # its end, which may come in parts; None when it is answered
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._timer = asyncio.get_running_loop().call_later(_PATIENCE, transport.abort)
+        self._loading.open.add(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is None:
+            return
+        head = self._head + data
+        self._head = head[-3:]
+        if b"\r\n\r\n" in head:
+            self._head = None
+            self._transport.write(self._loading.response())
+            self._transport.write_eof()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._timer.cancel()
+        self._loading.open.discard(self._transport)

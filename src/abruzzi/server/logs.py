@@ -54,6 +54,7 @@ def _fields(exchange: Exchange) -> dict[str, Any]:
         "violations": _violations(exchange),
         "resumes": sum(report.resumes for report in reports),
         "finish": ",".join(exchange.finish_reasons) or None,
+        "ignored": (exchange.call and ",".join(exchange.call.ignored)) or None,
         "error": None if exchange.error is None else error_type(exchange.error),
     }
 

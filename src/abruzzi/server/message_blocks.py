@@ -7,6 +7,7 @@
 | `redacted_thinking` | assistant | nothing: no one here can read it |
 | `tool_use` | assistant | one of its calls; an id may have any shape |
 | `tool_result` | user | a message of role `tool`, before the user's text |
+| `document`, `search_result` | user, or in a `tool_result` | words: its title, then its text |
 | `tool_reference` | in a `tool_result` | words; the tool is shown from then on, though it be deferred |
 
 Messages of one role in a row are one turn, with an empty line between their texts.
@@ -26,10 +27,10 @@ from abruzzi.server.dialect import Fields
 
 _ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 _BLOCKS: Mapping[str, Sequence[str]] = {
-    "user": ("text", "tool_result"),
+    "user": ("text", "document", "search_result", "tool_result"),
     "assistant": ("text", "thinking", "redacted_thinking", "tool_use"),
     "system": ("text",),
-    "tool": ("text", "tool_reference"),
+    "tool": ("text", "document", "search_result", "tool_reference"),
 }
 # Claude Code begins its system prompt with this, for Anthropic's accounts. It has another hash in every request, so
 # that nothing behind it could be taken from an engine's cache (https://github.com/vllm-project/vllm/pull/36829).
@@ -115,7 +116,7 @@ class _Turn:
         texts: list[str] = []
         for block in _blocks(content, where, self.role):
             match block.kind:
-                case "text":
+                case "text" | "document" | "search_result":
                     texts.append(block.text)
                 case "thinking":
                     self.thoughts.append(block.string("thinking"))
@@ -142,7 +143,18 @@ class _Block:
 
     @property
     def text(self) -> str:
-        return self.string("text")
+        """What the model reads of a block that is all text."""
+        match self.kind:
+            case "document":
+                told = ("title", "context")
+                text = _source_text(self.fields.object("source"))
+            case "search_result":
+                told = ("title", "source")
+                text = _content_text(self.fields)
+            case _:
+                return self.string("text")
+        head = [f"{key.capitalize()}: {value}" for key in told if (value := self.fields.string(key))]
+        return "\n".join((f"<{self.kind}>", *head, *([""] if head else ()), text, f"</{self.kind}>", ""))
 
     def string(self, key: str, *, empty: bool = True) -> str:
         """A member that must be there."""
@@ -175,9 +187,24 @@ def _blocks(content: Any, where: str, role: str = "system") -> Iterator[_Block]:
         fields = Fields(value, at)
         kind = fields.string("type")
         if kind is None or kind not in _BLOCKS[role]:
-            reason = ": only text is passed on here" if kind in ("image", "document") else ""
+            reason = ": only text is passed on here" if kind == "image" else ""
             raise RequestError(f"expected a block of type {' or '.join(_BLOCKS[role])}, got {kind!r}{reason}", at)
         yield _Block(kind, fields)
+
+
+def _content_text(fields: Fields) -> str:
+    return "".join(one.text for one in _blocks(fields.value.get("content"), fields.at("content")))
+
+
+def _source_text(source: Fields) -> str:
+    """The text of a document. Raises RequestError for one that is a PDF, or lies elsewhere."""
+    match source.string("type"):
+        case "text":
+            return _Block("text", source).string("data")
+        case "content":
+            return _content_text(source)
+    reason = f"expected text or content, got {source.value.get('type')!r}: only text is passed on here"
+    raise RequestError(reason, source.at("type"))
 
 
 def _call(block: _Block) -> ToolCall:
@@ -198,12 +225,12 @@ def _result(block: _Block, seen: _Seen) -> Message:
         raise RequestError(f"expected the id of a tool_use of an earlier message, got {id!r}", where)
     text = ""
     for one in () if content is None else _blocks(content, block.fields.at("content"), "tool"):
-        if one.kind == "text":
-            text += one.text
-        else:
+        if one.kind == "tool_reference":
             name = one.string("tool_name")
             seen.loaded.add(name)
             text += f"{name} can be called now.\n"
+        else:
+            text += one.text
     # K2's format can't tell that a tool failed, so that the text has to.
     if block.fields.boolean("is_error", default=False) and "error" not in text.lower():
         text = f"Error: {text}"

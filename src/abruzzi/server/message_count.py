@@ -37,7 +37,7 @@ class CountTokens:
         await exchange.answer_json(200, {"input_tokens": count})
 
     def _count(self, body: dict[str, Any]) -> int:
-        request = request_of(Fields(body), self._capabilities.model, answers=False)
+        request = request_of(Fields(body), self._capabilities.variant, answers=False)
         return count_tokens(request, self._capabilities)
 
 

@@ -4,10 +4,10 @@ Reference: https://docs.anthropic.com/en/api/messages. What came before is read 
 written in `message_events.py`. Ours is the answer's `abruzzi`, which tells what was done to it, beside `usage`:
 `"abruzzi": false` in a request leaves it out.
 
-Read and not acted upon: `thinking.budget_tokens`, `output_config.effort`, `metadata`, `service_tier`,
-`cache_control`, and whatever isn't named here, such as what comes with a beta; no header is asked for. A tool's
-`strict` changes nothing, since every call is held to its schema: OpenAI's rules for strict schemas aren't Anthropic's,
-and aren't asked for.
+Read and not acted upon: `thinking.budget_tokens`, `thinking.display`, `output_config.effort`, `metadata`,
+`service_tier`, `citations`, `cache_control`, and whatever isn't named here, such as what comes with a beta; no header
+is asked for. A tool's `strict` changes nothing, since every call is held to its schema: OpenAI's rules for strict
+schemas aren't Anthropic's, and aren't asked for.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from abruzzi.guide.schema import Schemas
 from abruzzi.protocol.errors import AbruzziError, RequestError
 from abruzzi.protocol.kept import made_of
 from abruzzi.protocol.messages import Message, Tool, Tools
-from abruzzi.server.chat_completions import always_thinks, answer_schema
+from abruzzi.protocol.variants import K2, Variant
+from abruzzi.server.chat_completions import answer_schema
 from abruzzi.server.dialect import Call, Dialect, Fields, event
 from abruzzi.server.message_blocks import conversation, system_text
 from abruzzi.server.message_events import Encoder, error_body
 from abruzzi.server.sampling import MAX_TOKENS, top_k_of
+from abruzzi.server.thinking import switched
 
 _CHOICES: Mapping[str, str] = {"auto": "auto", "any": "required", "none": "none"}
 _UNSUPPORTED = {
@@ -44,16 +46,19 @@ class NoThread(RequestError):
 
 
 class Messages(Dialect):
-    """The dialect of `POST /v1/messages`."""
+    """The dialect of `POST /v1/messages`, in front of a model of this variant."""
 
     keep_alive = event("ping", {"type": "ping"})
+
+    def __init__(self, variant: Variant = K2) -> None:
+        self._variant = variant
 
     def decode(self, body: dict[str, Any], model: str, owner: bytes | None = None) -> Call:
         fields = Fields(body)
         if body.get("max_tokens") is None:
             raise RequestError("expected an integer, the most tokens that the answer may have", "max_tokens")
         return Call(
-            request_of(fields, model),
+            request_of(fields, self._variant),
             Encoder(model, bare=not fields.boolean("abruzzi", default=True)),
             stream=fields.boolean("stream", default=False),
             model=fields.string("model") or model,
@@ -70,7 +75,7 @@ class Messages(Dialect):
         return error_body(error)
 
 
-def request_of(fields: Fields, model: str, *, answers: bool = True) -> ChatRequest:
+def request_of(fields: Fields, variant: Variant, *, answers: bool = True) -> ChatRequest:
     """What a body asks for; `answers`: whether the model is to answer it. Raises RequestError, with the path."""
     if fields.value.get("thread") is not None:
         raise NoThread("expected the whole conversation in messages: none is kept here", "thread")
@@ -87,7 +92,7 @@ def request_of(fields: Fields, model: str, *, answers: bool = True) -> ChatReque
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=parallel,
-        thinking=_thinking(fields, model),
+        thinking=switched(_thinking(fields), variant),
         answer=answer,
         begun=talk.begun if choice in ("auto", "none") and answer is None else None,
         params=SamplingParams(
@@ -167,12 +172,8 @@ def _tool_choice(fields: Fields, names: set[str]) -> tuple[str, bool]:
     return _CHOICES[kind], parallel
 
 
-def _thinking(fields: Fields, model: str) -> bool | None:
-    """Whether the model thinks.
-
-    Where it is asked to, it does if it can: agents ask whatever model they speak to. One that always thinks, as far as
-    its name tells, also does where it is asked not to, for agents ask so now and then, and must get an answer.
-    """
+def _thinking(fields: Fields) -> bool | None:
+    """Whether the model is to think. Where it is asked to, it does if it can."""
     thinking = fields.object("thinking")
     if fields.value.get("thinking") is None:
         return None
@@ -180,7 +181,7 @@ def _thinking(fields: Fields, model: str) -> bool | None:
     if kind not in _THINKING:
         raise RequestError(f"expected one of {', '.join(_THINKING)}, got {kind!r}", thinking.at("type"))
     thinking.integer("budget_tokens", 1)
-    return False if kind == "disabled" and not always_thinks(model) else None
+    return False if kind == "disabled" else None
 
 
 def _form(fields: Fields) -> Fields:

@@ -27,7 +27,7 @@ from abruzzi.engines.base import Engine, called, name_of
 from abruzzi.engines.refusal import Refused
 from abruzzi.protocol.errors import AbruzziError, EngineError, OutputError
 from abruzzi.server.exchange import ClientLeft, Exchange
-from abruzzi.server.refusals import ServerFault, Stopping
+from abruzzi.server.refusals import NoRoom, ServerFault, Stopping
 
 # As nginx has it: the client left before there was a status.
 _CLIENT_LEFT = 499
@@ -111,7 +111,7 @@ class Metrics:
         self._errors[error_type(error)] += 1
         if isinstance(error, OutputError) and error.violations:
             self.violations[error.engine or name_of(self._engine)].update(error.violations)
-        if isinstance(error, EngineError) and not isinstance(error, Refused | Stopping):
+        if isinstance(error, EngineError) and not isinstance(error, Refused | NoRoom | Stopping):
             self._failures += 1
 
     def _families(self) -> Iterator[Metric]:

@@ -1,19 +1,18 @@
 """Fields of OpenAI's APIs that tell nothing of the answer wanted, and those that can't be honoured.
 
 The first are checked and let be; `docs/server.md` lists them. The second are refused, rather than forgotten without a
-word: the client would take an answer for what it isn't.
+word: the client would take an answer for what it isn't. All others are told of in the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from abruzzi.protocol.errors import RequestError
 from abruzzi.server.dialect import Fields
 
 TIERS = ("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
 VERBOSITIES = ("low", "medium", "high")
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _HERE = "not supported here"
 # vLLM's and SGLang's own, which clients of theirs send.
 _ENGINES_OWN = (
@@ -55,6 +54,33 @@ _UNSUPPORTED: Mapping[str, str] = {
     "moderation": f"{_HERE}: nothing is moderated",
     "web_search_options": f"{_HERE}: nothing is searched for",
 }
+_UNUSED = frozenset(
+    (
+        "metadata",
+        "modalities",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream_options",
+        "user",
+        "verbosity",
+    )
+)
+# What a client may write into the log: so many names, so many characters of each.
+_NAMES = 8
+_LENGTH = 40
+
+
+def unknown(fields: Fields, read: Set[str]) -> tuple[str, ...]:
+    """Names of fields that aren't null and that nobody looks at, for the log: neither those of this module nor `read`,
+    the API's own. At most eight, in order, each cut to 40 characters.
+    """
+    names = fields.value.keys() - read - _UNSUPPORTED.keys() - _UNUSED
+    return tuple(name[:_LENGTH] for name in sorted(names) if fields.value[name] is not None)[:_NAMES]
 
 
 def refuse_unsupported(fields: Fields, more: Mapping[str, str] | None = None) -> None:

@@ -29,8 +29,8 @@ class ResponseNotFound(Refusal):
     code = "response_not_found"
 
 
-class PreviousNotFound(ResponseNotFound):
-    """It was to be gone on from."""
+class PreviousNotFound(Refusal):
+    """No response with this id is kept that could be gone on from. OpenAI has a 400 for it."""
 
     code = "previous_response_not_found"
 
@@ -118,7 +118,7 @@ class ResponseStore:
         try:
             return self.get(id, owner)
         except ResponseNotFound:
-            reason = f"previous response {id[:200]!r} not found: it was not stored, or gave way to newer ones"
+            reason = f"Previous response with id {id[:200]!r} not found: it was not stored, or gave way to newer ones"
             raise PreviousNotFound(reason, "previous_response_id") from None
 
     def delete(self, id: str, owner: bytes | None = None) -> None:

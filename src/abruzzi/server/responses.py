@@ -18,15 +18,17 @@ from abruzzi.protocol.errors import AbruzziError, RequestError
 from abruzzi.protocol.kept import made_of
 from abruzzi.protocol.messages import Message
 from abruzzi.protocol.variants import Variant
-from abruzzi.server.chat_completions import answer_schema, error_body
+from abruzzi.server.chat_completions import answer_schema
+from abruzzi.server.chat_output import error_body
 from abruzzi.server.dialect import Call, Dialect, Fields
 from abruzzi.server.exchange import Exchange
-from abruzzi.server.openai_fields import EFFORTS, VERBOSITIES, check_unused, metadata_of, refuse_unsupported
+from abruzzi.server.openai_fields import VERBOSITIES, check_unused, metadata_of, refuse_unsupported
 from abruzzi.server.response_store import Item, ResponseStore
 from abruzzi.server.responses_input import conversation, read_items
 from abruzzi.server.responses_output import Encoder
 from abruzzi.server.responses_tools import Declared, read_choice, read_tools
 from abruzzi.server.sampling import sampling_params
+from abruzzi.server.thinking import effort_of, switched
 
 _ENCRYPTED = "reasoning.encrypted_content"
 # All but the first tell of hosted tools and of images, of which there are none here.
@@ -79,7 +81,7 @@ class Responses(Dialect):
             tool_choice=choice,
             allowed_tools=allowed,
             parallel_tool_calls=fields.boolean("parallel_tool_calls", default=True),
-            thinking=self._thinking(fields.object("reasoning")),
+            thinking=switched(effort_of(fields.object("reasoning"), "effort"), self._variant),
             answer=_answer(form),
             params=sampling_params(fields, "max_output_tokens"),
         )
@@ -113,11 +115,6 @@ class Responses(Dialect):
 
     def error(self, error: AbruzziError) -> Mapping[str, Any]:
         return error_body(error, "input")
-
-    def _thinking(self, reasoning: Fields) -> bool | None:
-        """No model of K2's family knows more of an effort than whether to make one, and not all know that."""
-        effort = reasoning.one_of("effort", *EFFORTS)
-        return False if effort in ("none", "minimal") and self._variant.opens_thinking else None
 
     # What is stored
 

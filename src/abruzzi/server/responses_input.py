@@ -14,9 +14,9 @@ from typing import Any
 
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Function, Message, Role, ToolCall
+from abruzzi.server.custom_tools import arguments_of
 from abruzzi.server.dialect import Fields
 from abruzzi.server.response_store import Item
-from abruzzi.server.responses_custom import arguments_of
 
 _ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _STATUSES = ("in_progress", "completed", "incomplete")

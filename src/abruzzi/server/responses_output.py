@@ -23,9 +23,9 @@ from abruzzi.protocol.events import (
     ToolCallEnd,
 )
 from abruzzi.protocol.messages import Message
+from abruzzi.server.custom_tools import input_of
 from abruzzi.server.dialect import event
 from abruzzi.server.response_store import Item
-from abruzzi.server.responses_custom import input_of
 from abruzzi.server.responses_input import carried, new_id
 
 

@@ -10,8 +10,8 @@ from abruzzi.guide.schema import compile
 from abruzzi.guide.strict import check_strict
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Tool, Tools
+from abruzzi.server.custom_tools import custom_tool, flat_tool
 from abruzzi.server.dialect import Fields
-from abruzzi.server.responses_custom import PARAMETERS, check_format
 from abruzzi.server.responses_input import flat_name
 
 # Run by OpenAI's servers. Codex sends them unasked and has no way to leave all of them out, so that vLLM and llama.cpp
@@ -47,7 +47,8 @@ class Declared:
     def add(self, fields: Fields, namespace: str | None = None) -> dict[str, Any]:
         """One function, checked. Returns it as a response lists it."""
         name = fields.string("name")
-        tool = self._add(fields, {key: fields.value.get(key) for key in ("parameters", "strict")}, namespace)
+        more = {key: fields.value.get(key) for key in ("parameters", "strict")}
+        tool = self._add(fields, flat_tool(fields, name and flat_name(namespace, name), more))
         if namespace and name:
             self.names[tool.name] = namespace, name
         told = {"description": tool.description, "parameters": tool.parameters, "strict": tool.strict or False}
@@ -55,23 +56,12 @@ class Declared:
 
     def add_custom(self, fields: Fields) -> dict[str, Any]:
         """One that takes free text, checked. Returns it as a response lists it."""
-        check_format(fields)
-        tool = self._add(fields, {"parameters": PARAMETERS})
+        tool = self._add(fields, custom_tool(fields))
         self.custom.add(tool.name)
         told = {"description": tool.description} if tool.description else {}
         return {"type": "custom", "name": tool.name, **told, "format": {"type": "text"}}
 
-    def _add(self, fields: Fields, more: dict[str, Any], namespace: str | None = None) -> Tool:
-        name = fields.string("name")
-        function = {
-            "name": name and flat_name(namespace, name),
-            "description": fields.value.get("description"),
-            **more,
-        }
-        try:
-            tool = Tool.from_openai({"type": "function", "function": function}, "")
-        except RequestError as error:
-            raise _moved(error, ".function", fields) from None
+    def _add(self, fields: Fields, tool: Tool) -> Tool:
         if tool.name in self._shown:
             raise RequestError(f"two tools are called {tool.name!r}", fields.at("name"))
         if tool.strict and tool.parameters is not None:
@@ -81,12 +71,6 @@ class Declared:
         self.tools.append(tool)
         self._shown.add(tool.name)
         return tool
-
-
-def _moved(error: RequestError, prefix: str, fields: Fields) -> RequestError:
-    """The same error, at its place in this API."""
-    key = (error.param or "").removeprefix(prefix).removeprefix(".")
-    return RequestError(str(error).removesuffix(f" (at {error.param})"), fields.at(key) if key else fields.at("name"))
 
 
 def read_tools(values: Sequence[Any]) -> Declared:

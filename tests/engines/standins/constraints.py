@@ -9,7 +9,9 @@ from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import llguidance
+import tiktoken
 from llguidance import LLMatcher, LLTokenizer
+from llguidance.tiktoken import lltokenizer_from_encoding
 
 from abruzzi.protocol.tokens import Tokenizer
 from tests.engines.standins.vocabulary import EOS, IM_END, SIZE
@@ -75,7 +77,7 @@ def _any(mask: bytes, chance: random.Random, closing: Iterable[int]) -> int:
     for _ in range(_TRIES):
         if _allows(mask, id := chance.randrange(SIZE)):
             return id
-    return chance.choice([id for id in range(SIZE) if _allows(mask, id)])
+    return chance.choice([8 * i + bit for i, byte in enumerate(mask) if byte for bit in range(8) if byte >> bit & 1])
 
 
 class _Llguidance:
@@ -96,19 +98,18 @@ class _Llguidance:
 
 @lru_cache(maxsize=8)
 def _llguidance_tokenizer(tokenizer: Tokenizer, stops: tuple[int, ...]) -> LLTokenizer:
-    encoding = tokenizer._encoding
-    return LLTokenizer.from_tiktoken(
-        encoder=encoding._mergeable_ranks,
+    encoding = tiktoken.Encoding(
+        "kimi-k2",
+        pat_str=tokenizer._encoding._pat_str,
+        mergeable_ranks=tokenizer._encoding._mergeable_ranks,
         special_tokens={str(spelling): id for spelling, id in tokenizer.controls.items()},
-        pattern=encoding._pat_str,
-        eos_token=list(stops),
-        n_vocab=SIZE,
     )
+    return lltokenizer_from_encoding(encoding, n_vocab=SIZE, eos_token=list(stops))
 
 
 class _Xgrammar:
     def __init__(self, guide: Guide, tokenizer: Tokenizer, stops: tuple[int, ...]) -> None:
-        import xgrammar
+        import xgrammar  # type: ignore[import-not-found]
 
         compiler = _xgrammar_compiler(tokenizer, stops)
         try:

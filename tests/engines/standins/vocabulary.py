@@ -65,4 +65,3 @@ class Spelling:
         space = " " if self._spaces and self._apart is not None and (apart or self._apart) else ""
         self._apart = apart
         return space + part
-

@@ -22,6 +22,10 @@ GUIDED = (
     "without guided_decoding_backend: xgrammar the engine obeys no grammar: the guard alone keeps calls valid, at the"
     " cost of asking again"
 )
+LLGUIDANCE = (
+    "guided_decoding_backend: llguidance can't take K2's vocabulary (0.7.29, TensorRT-LLM's, ends at tokens of 256"
+    " bytes, of which K2 has two): take xgrammar"
+)
 _BOOLEANS = frozenset(("true", "false", "yes", "no", "on", "off", "y", "n", "t", "f", "1", "0"))
 
 
@@ -164,8 +168,11 @@ def _notes(entries: Mapping[str, Any]) -> Iterator[str]:
             "enable_attention_dp: each GPU attends to requests of its own, and max_batch_size is a GPU's: more tokens"
             " in all, slower for a single request"
         )
-    if entries.get("guided_decoding_backend") is None:
+    backend = entries.get("guided_decoding_backend")
+    if backend is None:
         yield GUIDED
+    elif backend == "llguidance":
+        yield LLGUIDANCE
     sections = {place: value for place, value in entries.items() if place in PLACES and isinstance(value, dict)}
     for place, keys in ("", entries), *sections.items():
         for key in keys:

@@ -1,0 +1,87 @@
+"""How far one output of an engine has been read: the same however the output is cut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from abruzzi.protocol.prompt import Control
+
+# Limits that are looked at when no event comes are multiples of it: an output is looked at there, whatever its pieces.
+BLOCK = 1_024
+# Behind the `<` of what may be a marker, when all that comes before it is told; and behind the marker.
+_cut = re.compile(r"(?<=<)(?=\|)|(?<=\|>)").split
+
+
+class Reach:
+    """Counts characters: those that have come, and those that were read.
+
+    `by_id`: what comes are tokens. `pythonic`: there are no markers, and each character is read by itself.
+    """
+
+    def __init__(self, *, by_id: bool = False, pythonic: bool = False) -> None:
+        self._by_id = by_id
+        self._pythonic = pythonic
+        self._given = 0
+        self._at = 0
+        self._last = ""  # the last two characters
+        self._stretch = 0  # where it begins: at or behind what may be a marker
+        self._argued = 0  # of it, by the reader of arguments
+        self._heard = 0
+        self._end: int | None = None
+
+    def blocks(self, text: str) -> Iterator[str]:
+        """Take what has come; none of its parts goes beyond a multiple of `BLOCK`, but for a control token."""
+        while text:
+            block = text if isinstance(text, Control) else text[: BLOCK - self._given % BLOCK]
+            self._given += len(block)
+            text = text[len(block) :]
+            yield block
+
+    def pieces(self, block: str) -> Iterable[str]:
+        """What of it is to be read at once."""
+        if self._pythonic:
+            return block
+        if self._by_id:
+            return (block,)
+        last = self._last[-1:]
+        if "|" not in block and last != "|":
+            return (block,)
+        first, *others = _cut(last + block)
+        return filter(None, (first[len(last) :], *others))
+
+    def skip_to(self, rest: Iterable[str]) -> None:
+        """All was read but what came last."""
+        self._at = self._stretch = self._given - sum(map(len, rest))
+        self._argued, self._last = 0, ""
+
+    def read(self, piece: str) -> None:
+        """One of `pieces` is read."""
+        is_control = isinstance(piece, Control)
+        begins = self._last[-1:] == "<" and piece[0] == "|"
+        if begins or is_control or self._last == "|>":
+            self._stretch, self._argued = self._at - begins, 0
+        self._at += len(piece)
+        self._last = "|>" if is_control else (self._last + piece[-2:])[-2:]
+
+    def argue(self, count: int) -> None:
+        """So many characters of it are arguments that were looked at."""
+        self._argued += count
+
+    def hear(self) -> None:
+        """It brought something."""
+        self._heard = -(-self._at // BLOCK) * BLOCK
+
+    @property
+    def silence(self) -> int:
+        """Characters since something was heard."""
+        return self._at - self._heard
+
+    def stop(self) -> None:
+        """The output ends inside of a stretch of text: what counts of that are its arguments."""
+        self._end = self._at if self._pythonic else min(self._at, self._stretch + self._argued)
+
+    @property
+    def unread(self) -> int:
+        """Characters that have come, and count for nothing where the output is not read on."""
+        return self._given - (self._at if self._end is None else self._end)
