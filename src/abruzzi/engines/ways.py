@@ -130,7 +130,7 @@ async def ids_of(asker: Asker, api: Api, variant: Variant) -> Ids:
     spellings = [one for one in (*MARKERS, THINK_BEGIN, THINK_END, variant.turn_end) if one in variant.controls]
     if api.tokenize is None:
         known = {spelling: id for id, spelling in K2_CONTROL_IDS.items() if spelling in spellings}
-        return known if api is not PLAIN and variant.controls <= frozenset(K2_CONTROL_IDS.values()) else {}
+        return known if api is not PLAIN and SECTION_BEGIN in variant.controls else {}
     path, body = api.tokenize(asker.model, "".join(spellings))
     _, told = await asker.post(path, body)
     ids = told.get("tokens") if isinstance(told, dict) else None
