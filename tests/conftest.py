@@ -155,7 +155,10 @@ class Completions(BaseHTTPRequestHandler):
         self.reply(200, b'{"data": [{"id": "kimi-k2"}]}')
 
     def do_POST(self) -> None:
-        self.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if b"abruzzi_probe" in body:  # whether it obeys a grammar
+            return self.reply(400, b"{}")
+        self.asked.append(json.loads(body))
         self.reply(self.status, self.bodies[len(self.asked) - 1] if self.bodies else self.body)
 
     def reply(self, status: int, body: bytes) -> None:

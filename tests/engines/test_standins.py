@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from abruzzi import Message, SamplingParams, connect
 from abruzzi.chat import ChatRequest, Report, complete
 from abruzzi.cli.commands import main
+from abruzzi.engines.api import PLAIN
 from abruzzi.protocol.tokens import Tokenizer
 from tests.conftest import PING, WEATHER, section
 from tests.engines.standins.completing import CompletionsStandin
@@ -117,6 +118,16 @@ def test_the_doctor_tells_the_truth(standin: type[CompletionsStandin], tokenizer
     assert found["guided decoding"]["verdict"] == "bad"
     assert ("guided_decoding_backend" if is_trtllm else "--grammar-backend") in found["guided decoding"]["change"]
     assert found["token ids in"]["found"] == "taken"
+
+
+def test_behind_a_router_with_a_name_of_its_own_an_engine_is_asked_in_the_ways_of_all(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("abruzzi.engines.ways.api_of", lambda _: PLAIN)
+    with Sglang(random_weights(tokenizer), tokenizer, backend="llguidance") as server:
+        engine: Any = connect(server.url)
+        assert (engine.ways.api.name, engine.ways.constraint.name) == ("like SGLang", "ebnf")
+        assert engine.told()[0][0] == "is like SGLang and is held to each turn's grammar (ebnf)"
 
 
 @pytest.mark.parametrize("standin", STANDINS)

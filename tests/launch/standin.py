@@ -109,7 +109,8 @@ class Api(BaseHTTPRequestHandler):
         self._answer(200, models if self.path == "/v1/models" else {})
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        if b"abruzzi_probe" in self.rfile.read(int(self.headers["Content-Length"])):
+            return self._answer(400, {"error": "unknown field"})
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()

@@ -42,7 +42,8 @@ def test_what_matters_is_told(tmp_path: Path) -> None:
     assert notes(tmp_path, "cuda_graph_config: null\nguided_decoding_backend: xgrammar").startswith(
         "cuda_graph_config: off"
     )
-    assert notes(tmp_path, "guided_decoding_backend: llguidance\nenable_attention_dp: false") == ""
+    assert notes(tmp_path, "guided_decoding_backend: xgrammar\nenable_attention_dp: false") == ""
+    assert "can't take K2's vocabulary" in notes(tmp_path, "guided_decoding_backend: llguidance")
 
 
 @pytest.mark.parametrize(

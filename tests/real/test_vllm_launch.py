@@ -145,7 +145,8 @@ def test_one_that_is_killed_in_mid_stream(vllm_command: str, folder: Path, tmp_p
             run("serve", "--port", str(port), *urls, "--variant", "k2", vllm=vllm_command, log=log)
         )
         client = client_of(port, log, process)
-        body: dict[str, Any] = {"tools": tools} if tools else {}
+        end = tiny_k2.control_ids()["<|im_end|>"]
+        body: dict[str, Any] = {"logit_bias": {str(end): -100}, **({"tools": tools} if tools else {})}
         stream = client.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": "Tell me."}],

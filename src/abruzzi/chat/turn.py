@@ -49,8 +49,11 @@ class Turn:
         self.begun = "" if request.begun is None else begun_turn(request.begun, self.variant, thinking=request.thinking)
         self.prompt = self._prompt()
         is_free = not request.tools and request.answer is None
-        self.grammar = self._grammar() if engine.capabilities.constrains and not is_free else None
-        self.constrains_within = engine.capabilities.constrains_within
+        capabilities = engine.capabilities
+        most = capabilities.most_tools
+        is_guided = capabilities.constrains and not is_free and (most is None or len(self.tools) <= most)
+        self.grammar = self._grammar() if is_guided else None
+        self.constrains_within = capabilities.constrains_within
         self.guard = None if is_free else self._guard(schemas)
         if self.guard is not None:
             self._feed_begun(self.guard)
@@ -83,7 +86,13 @@ class Turn:
             return raw_prompt(request.prompt, self.variant)
         # A tool that must not be called is not shown either; beside one that must be, the others are.
         tools = request.tools if self.tools else ()
-        return render_prompt(self._messages(), tools=tools, variant=self.variant, thinking=request.thinking)
+        return render_prompt(
+            self._messages(),
+            tools=tools,
+            variant=self.variant,
+            thinking=request.thinking,
+            preserve_thinking=request.keeps_thinking,
+        )
 
     def _messages(self) -> Sequence[Message]:
         """The conversation; a form of the answer that the model doesn't know of is asked for in words."""
@@ -210,7 +219,6 @@ class Turn:
 
     async def _ask(self, guard: Guard) -> AsyncGenerator[Sequence[Event], None]:
         """Have the engine go on, until it ends, goes wrong, or nothing more is wanted of it."""
-        behind = 0
         # As it was begun, to the last character, until more stands.
         prefix = guard.prefix if self.patience.resumes or not self.begun else self.begun
         params = self._params(guard)
@@ -223,12 +231,12 @@ class Turn:
         try:
             async with contextlib.aclosing(ask) as texts:
                 async for text in texts:
-                    if guard.over:  # the engine may end by itself, and then tells what it cost
-                        behind += len(text)
-                        if behind > _BEHIND:
-                            return
-                        continue
-                    yield self._with_logprobs(text, guard.feed(text))
+                    events = guard.feed(text)
+                    if guard.broken is not None or guard.over:
+                        self.asking.unread = guard.unread
+                    yield self._with_logprobs(text, events)
+                    if guard.unread > _BEHIND and guard.over:  # else it may end by itself, and tells what it cost
+                        return
                     if guard.broken is not None:
                         yield guard.choose(text, self.asking.alternatives)
                         return

@@ -37,6 +37,10 @@ class Asking:
         self._heals = tokenizer is not None
         self.output: list[str] = []
         """All that was written."""
+        self.unread = 0
+        """Characters at the end of the last completion that are none of the turn's. Where it is broken off they count
+        for nothing: how many there are depends on how fast they came.
+        """
         self.usage = Usage()
         self.guided = True
         """Whether all completions came to their end within the grammar."""
@@ -88,7 +92,7 @@ class Asking:
         self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None = None
     ) -> AsyncGenerator[str, None]:
         """One completion. Raises EngineError where the engine fails, or ends without a word."""
-        self.end = None
+        self.end, self.unread = None, 0
         length, taken, before = 0, 0, len(self.output)
         try:
             async with contextlib.aclosing(self._engine.complete(prompt, params, grammar)) as pieces:
@@ -142,6 +146,9 @@ class Asking:
 
     def _add(self, end: Piece | None, prompt: Prompt, before: int) -> None:
         """Of a completion that was broken off only its text is known: `output` from `before` on."""
+        if end is None and self.unread:
+            text = "".join(self.output[before:])
+            self.output[before:] = [text[: -self.unread]]
         self.guided = self.guided and end is not None and end.guided
         if end is not None and end.usage is not None:
             more = end.usage

@@ -17,7 +17,7 @@ from abruzzi.engines.llamacpp import LLAMACPP
 from abruzzi.engines.sglang import SGLANG
 from abruzzi.engines.trtllm import TRTLLM
 from abruzzi.engines.vllm import VLLM
-from abruzzi.engines.ways import Asker, Ways, obeyed, ways_of
+from abruzzi.engines.ways import Asker, Ways, candidates, obeyed, ways_of
 from abruzzi.protocol.errors import EngineUnavailable
 from abruzzi.protocol.variants import Variant
 
@@ -80,7 +80,7 @@ def in_words(ways: Ways, *, guided: bool) -> Sequence[tuple[str, bool]]:
     """
     name = f"is {ways.api.name} {ways.version or ''}".rstrip()
     if ways.api is PLAIN:
-        lines = [("is no engine that is known: it is given no grammar, and the guard alone keeps calls valid", False)]
+        lines = [("is no engine that is known, and obeys no grammar: the guard alone keeps calls valid", False)]
     elif not guided:
         lines = [(f"{name}: it is given no grammar, and the guard alone keeps calls valid", False)]
     elif ways.constraint is None:
@@ -96,8 +96,7 @@ def in_words(ways: Ways, *, guided: bool) -> Sequence[tuple[str, bool]]:
 
 def _engine(ways: Ways) -> Finding:
     if ways.api is PLAIN:
-        means = "it is asked with OpenAI's fields alone, and given no grammar: the guard alone keeps calls valid"
-        return Finding("engine", "unknown", "fair", means)
+        return Finding("engine", "unknown", "fair", "it is asked in the ways of all that are known")
     return Finding("engine", " ".join(filter(None, (ways.api.name, ways.version))), "good")
 
 
@@ -125,9 +124,10 @@ def _markers(ways: Ways) -> Finding:
 
 async def _constraints(asker: Asker, ways: Ways) -> AsyncGenerator[Finding, None]:
     is_obeyed = False
-    for constraint in ways.api.constraints:
-        told = await obeyed(asker, ways, constraint)
-        subject = f"grammar by {constraint.name}"
+    tried = [(one, constraint) for one in candidates(ways) for constraint in one.api.constraints]
+    for one, constraint in tried:
+        told = await obeyed(asker, one, constraint)
+        subject = f"grammar by {constraint.name}" + ("" if one is ways else f", {one.api.name}")
         if told is True:
             yield Finding(subject, "obeyed", "good", "" if is_obeyed else "turns are held to their grammar by it")
             is_obeyed = True

@@ -80,20 +80,27 @@ class Client:
 
         A connection that had been kept may be given up by the server just as it is used: then the request goes out once
         more, on a new one. Whether the server had begun with it nobody can know; completions have no other effect.
+        A server that is gone by then is one that broke off: the request may be what ended it.
         """
         pool = await self._pool()
         head = (
             f"{method} {self._path}{path} HTTP/1.1\r\n{self._fields}"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         ).encode()
+        given_up: BrokenOff | None = None
         if pool.idle:
             response = pool.idle.pop()
             try:
                 return await _answered(response, head, body)
-            except BrokenOff:
+            except BrokenOff as error:
                 if response.has_begun:
                     raise
-        return await _answered(await self._connect(pool, _TRIES), head, body)
+                given_up = error
+        try:
+            response = await self._connect(pool, _TRIES)
+        except Unreachable as error:
+            raise given_up or error from error.__cause__
+        return await _answered(response, head, body)
 
     async def reach(self) -> None:
         """Look whether there is a server, in one try. Raises Unreachable."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,8 +32,10 @@ APIS = (VLLM, SGLANG, TRTLLM, LLAMACPP)
 _PROBED = "abruzzi_probe_7f3a"
 _PROBE_TOKENS = 96
 _BEGINNING = f"functions.{_PROBED}:0"
+NO_ANSWER = "no answer"
 # An engine that is busy, or compiles its first grammar, takes a while; one that is lost doesn't hold others up longer.
 _PROBE_SECONDS = 60.0
+_PATIENCE_WITH_OTHERS = 5.0  # with servers that are no engine that is known
 _MAX_ANSWER = 1 << 20
 
 
@@ -57,6 +59,8 @@ class Asker:
     def __init__(self, client: Client, model: str) -> None:
         self.client = client
         self.model = model
+        self.patience = _PROBE_SECONDS
+        """Seconds that an answer may take."""
 
     async def get(self, path: str) -> tuple[int, Any]:
         """The status and the answer, of JSON or as a text; 0 and None where none came."""
@@ -77,7 +81,7 @@ class Asker:
 
     async def _ask(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         try:
-            async with asyncio.timeout(_PROBE_SECONDS):
+            async with asyncio.timeout(self.patience):
                 response = await self.client.ask(method, path, body)
                 try:
                     said = await response.rest(_MAX_ANSWER)
@@ -97,12 +101,33 @@ async def ways_of(asker: Asker, variant: Variant, *, guided: bool = True) -> Way
     if not status:
         return None
     api = api_of(listed)
+    if api is PLAIN:
+        asker.patience = _PATIENCE_WITH_OTHERS
     ways = Ways(api, await version_of(asker, api), ids=await ids_of(asker, api, variant))
-    for constraint in api.constraints if guided else ():
-        if await obeyed(asker, ways, constraint) is True:
-            ways = replace(ways, constraint=constraint)
-            break
+    if guided:
+        ways = await _held(asker, ways)
     return replace(ways, shows_markers=await shows_markers(asker, ways))
+
+
+def candidates(ways: Ways) -> Sequence[Ways]:
+    """The ways in which a server may be held to a grammar. Routers put a name of their own in the engine's place: one
+    that isn't known may be held as any that is.
+    """
+    if ways.api is not PLAIN:
+        return [ways]
+    return [replace(ways, api=replace(api, name=f"like {api.name}", tokenize=None)) for api in APIS]
+
+
+async def _held(asker: Asker, ways: Ways) -> Ways:
+    """With the first constraint that is obeyed."""
+    for one in candidates(ways):
+        for constraint in one.api.constraints:
+            told = await obeyed(asker, one, constraint)
+            if told is True:
+                return replace(one, constraint=constraint)
+            if told == NO_ANSWER:
+                return ways
+    return ways
 
 
 def api_of(listed: Any) -> Api:
@@ -144,7 +169,7 @@ async def obeyed(asker: Asker, ways: Ways, constraint: Constraint) -> bool | str
     fields = constraint.fields(_probe(), ways.ids)
     status, got = await asker.complete(ways.api, "Hello", max_tokens=_PROBE_TOKENS, **fields)
     if isinstance(got, str):
-        return got if status else "no answer"
+        return got if status else NO_ANSWER
     # Where markers are hidden the name is left.
     text = str(got.get("text")).replace(SECTION_BEGIN, "", 1).replace(CALL_BEGIN, "", 1)
     return text.startswith(_BEGINNING)

@@ -129,7 +129,7 @@ class Guard(Watch):
 
     def _recover(self) -> None:
         self.broken, self._is_aside = None, False
-        self._silence, self._length = 0, Length()
+        self._length = Length()
         if self._matcher is None:
             return
         self._matcher.recover()
@@ -192,10 +192,13 @@ class Guard(Watch):
     def _listen(self) -> None:
         """Make ready for an engine that goes on behind `prefix`, or answers anew."""
         self._begin_parser(self.prefix)
+        self._reach = self._new_reach()
         arguments = None
         if self._matcher is not None and not self._matcher.may_begin_object and not self._pythonic:
             arguments = self._matcher.text + self._matcher.pending
-        self._anew = Anew(self.prefix, self._heads(), arguments, open=self.is_calling)
+        before = self._draft.before  # a call that only we have begun is begun anew
+        told = self._told_calls if before is None else self._told_calls[: before[1]]
+        self._anew = Anew(self.prefix, self._heads(), arguments, told, open=self.is_calling)
 
     def _heads(self) -> tuple[str, ...]:
         """What an answer begins with that doesn't go on behind `prefix`."""
@@ -205,8 +208,9 @@ class Guard(Watch):
             return ()  # an answer, which begins like many a value inside of it
         if self._head is not None or self._matcher is not None:
             return _HEADS
-        # Behind a whole call another may begin, but no other section.
-        return _HEADS[:1] if self._draft.before is not None else ()
+        if self._draft.before is not None:  # behind a whole call that only we have begun, of which another is none
+            return _HEADS[:1]
+        return _HEADS if self.calls else ()
 
 
 def _steps(matcher: Matcher) -> Iterator[str]:

@@ -328,9 +328,9 @@ class JsonReader(TextReader):
         digits = self._number_text + text[at:run]
         end = _number_begun(digits).end()  # type: ignore[union-attr]
         if end > _MAX_NUMBER:
-            return self._fail(at, f"a number of at most {_MAX_NUMBER} characters", digits)
+            return self._fail(run - len(digits) + _MAX_NUMBER, f"a number of at most {_MAX_NUMBER} characters", digits)
         if end < len(digits):  # such as 007
-            return self._fail(run, "a number", digits)
+            return self._fail(run - len(digits) + end, "a number", digits)
         self._number_text = digits
         return run if run == len(text) else self._end_number(run)
 

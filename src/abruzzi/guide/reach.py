@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from abruzzi.protocol.prompt import Control
 
@@ -30,13 +30,12 @@ class Reach:
         self._heard = 0
         self._end: int | None = None
 
-    def blocks(self, text: str) -> Iterator[str]:
-        """Take what has come; none of its parts goes beyond a multiple of `BLOCK`, but for a control token."""
-        while text:
-            block = text if isinstance(text, Control) else text[: BLOCK - self._given % BLOCK]
-            self._given += len(block)
-            text = text[len(block) :]
-            yield block
+    def take(self, text: str) -> str:
+        """What of the text is to be taken at once: nothing goes beyond a multiple of `BLOCK` but a control token."""
+        room = BLOCK - self._given % BLOCK
+        block = text if len(text) <= room or isinstance(text, Control) else text[:room]
+        self._given += len(block)
+        return block
 
     def pieces(self, block: str) -> Iterable[str]:
         """What of it is to be read at once."""
@@ -57,12 +56,12 @@ class Reach:
 
     def read(self, piece: str) -> None:
         """One of `pieces` is read."""
-        is_control = isinstance(piece, Control)
-        begins = self._last[-1:] == "<" and piece[0] == "|"
+        is_control = self._by_id and isinstance(piece, Control)
+        begins = piece[0] == "|" and self._last.endswith("<")
         if begins or is_control or self._last == "|>":
             self._stretch, self._argued = self._at - begins, 0
         self._at += len(piece)
-        self._last = "|>" if is_control else (self._last + piece[-2:])[-2:]
+        self._last = "|>" if is_control else piece[-2:] if len(piece) > 1 else self._last[-1:] + piece
 
     def argue(self, count: int) -> None:
         """So many characters of it are arguments that were looked at."""

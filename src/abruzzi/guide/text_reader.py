@@ -44,6 +44,8 @@ class TextReader:
         self._partial = ""  # the head of an escape, or a comma
         self._spaces = 0
         self.fault: str | None = None
+        self.read = 0
+        """How many characters were looked at, with those of values that were dropped; less what can't be told yet."""
 
     def feed(self, text: str) -> str:
         """Take the next piece; returns what is sure to stand, some of which may have come before."""
@@ -53,6 +55,7 @@ class TextReader:
         while at < end and self.fault is None and not self._partial:
             at = self._reader(data, at)
         self._put(at)
+        self.read += at
         return self._outlet.take()
 
     @property
@@ -105,6 +108,7 @@ class TextReader:
     def _break(self, at: int, expected: str) -> int:
         found = self._data[at : at + SHOWN]
         self.fault = f"expected {expected}, got {found!r} (at {self._path()})"
+        self.read += 1
         return at
 
     def _fail(self, at: int, expected: str, found: str) -> int:

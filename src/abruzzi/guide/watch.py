@@ -6,7 +6,6 @@ are followed character by character. What is let through is never taken back.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -16,6 +15,7 @@ from abruzzi.guide.draft import Draft
 from abruzzi.guide.endless import Length
 from abruzzi.guide.heads import PREFIX, header_of, meant_by, nearest
 from abruzzi.guide.matcher import Matcher
+from abruzzi.guide.reach import BLOCK, Reach
 from abruzzi.guide.schema import Arguments, Schemas
 from abruzzi.guide.spelling import Spelling, spelling_of
 from abruzzi.protocol.events import (
@@ -28,15 +28,15 @@ from abruzzi.protocol.events import (
     ToolCallBegin,
     ToolCallEnd,
 )
+from abruzzi.protocol.markers import ARGUMENT_BEGIN, CALL_BEGIN
 from abruzzi.protocol.messages import Tool
 from abruzzi.protocol.parser import Parser, StreamParser
-from abruzzi.protocol.prompt import Control, going_on
+from abruzzi.protocol.prompt import going_on
 from abruzzi.protocol.pythonic import PythonicParser
 from abruzzi.protocol.variants import Variant
 
 # Characters that may come without a word of them standing: the longest header, or white space before a call.
-_MAX_SILENCE = 2_000
-_before_marker = re.compile(r"(?=<\|)")
+_MAX_SILENCE = 2 * BLOCK
 # More calls than a turn of any model has.
 _MAX_CALLS = 128
 
@@ -83,7 +83,8 @@ class Watch:
         self._draft = Draft()
         self._anew: Anew | None = None
         self._length = Length()
-        self._silence = 0
+        self._reach = self._new_reach()
+        self._told_calls: list[str] = []  # those that are whole, as they are spelled, without their end
         self.calls = 0
         """Calls that are whole."""
         self.has_spoken = False
@@ -106,6 +107,9 @@ class Watch:
             return PythonicParser(first_index=self._first_index, refuses_k2=True, **options)  # type: ignore[arg-type]
         return StreamParser(first_index=self._first_index, by_id=self._by_id, **options)  # type: ignore[arg-type]
 
+    def _new_reach(self) -> Reach:
+        return Reach(by_id=self._by_id, pythonic=self._pythonic)
+
     @property
     def owes(self) -> bool:
         """Whether a call, or an answer of a form of its own, has still to come."""
@@ -127,24 +131,44 @@ class Watch:
     def _due(self) -> str:
         return "a tool call" if self._must_call or self._answer is None else "an answer of the asked form"
 
+    @property
+    def unread(self) -> int:
+        """Characters of the output that are none of the turn: behind its end, or where it is broken."""
+        return self._reach.unread
+
     # What the engine writes
 
     def feed(self, text: str) -> list[Event]:
-        """Take the next piece of output."""
-        self._length.add(text)
+        """Take the next piece of output. What comes of an output doesn't depend on its pieces."""
         events: list[Event] = []
-        if self._anew is not None:
-            text = self._told(self._anew, text)
-        # What is wrong for sure is so before a marker makes the best of it, however much comes at once.
-        pieces = (text,) if self._by_id or "<|" not in text else _before_marker.split(text)
-        for piece in pieces:
-            if self.broken is not None or self.over:
-                break
-            if piece:
-                self._silence += len(piece)
-                self._read(self._parser.feed(piece), events)
-            self._look_closer(events)
+        while text:
+            block = self._reach.take(text)
+            if self.broken is None and not self.over:
+                self._feed_block(block, events)
+            text = text[len(block) :]
         return events
+
+    def _feed_block(self, block: str, events: list[Event]) -> None:
+        self._feed_parts((block,) if self._anew is None else self._told(self._anew, block), events)
+        self._length.add(block)
+        if self._length.is_endless and self.broken is None and not self.over:
+            self._run_away()
+
+    def _feed_parts(self, parts: Iterable[str], events: list[Event]) -> None:
+        for part in parts:
+            # What is wrong for sure is so before a marker makes the best of it, however much comes at once.
+            for piece in self._reach.pieces(part):
+                if self.broken is None and not self.over:
+                    self._feed_piece(piece, events)
+
+    def _feed_piece(self, piece: str, events: list[Event]) -> None:
+        count = len(events)
+        self._reach.read(piece)
+        self._read(self._parser.feed(piece), events)
+        if len(events) > count or (self._matcher is not None and self._matcher.held):
+            self._reach.hear()
+        if self.broken is None and not self.over:
+            self._look_closer(events)
 
     def close(self, *, cut: bool = False, stop: str | None = None) -> list[Event]:
         """The engine ended its output. `cut`: at a limit. `stop`: at this stop sequence of the client's, which was left
@@ -152,8 +176,10 @@ class Watch:
         """
         events: list[Event] = []
         anew, self._anew = self._anew, None
-        if anew is not None and (rest := anew.rest()):
-            self._read(self._parser.feed(rest), events)
+        if anew is not None:
+            rest = anew.rest()
+            self._reach.skip_to(rest)
+            self._feed_parts(rest, events)
         if stop is not None and (self.in_call or self.owes) and self.broken is None and not self.over:
             events += self.feed(stop)
             if (self.in_call or self.owes) and self.broken is None:
@@ -180,22 +206,24 @@ class Watch:
     def settled(self) -> list[Event]:
         """What we wrote and may go out now that the engine has come to an end; what only we have begun may not."""
         self._head = None
+        if self.broken is not None and self.is_calling and self._name is not None:
+            self.problems.append(Problem("truncated", self._name, "", "the limit ended the output inside the call"))
         if self._matcher is not None:
             self._forget_draft()
         return self._draft.take()
 
-    def _told(self, anew: Anew, text: str) -> str:
+    def _told(self, anew: Anew, text: str) -> Sequence[str]:
         """What is to be read of the text, once it is told whether the engine goes on or begins anew."""
         rest = anew.feed(text)
         if not anew.is_told:
-            return ""
+            return ()
         self._anew = None
+        self._reach.skip_to(rest)
         if anew.strays is not None:
             self._break("header", f"expected the call to go on, got {anew.strays[:60]!r}")
         elif anew.again is not None:
             self._forget_draft()
             self._begin_parser(str(self._spelling))
-            return Control(rest) if isinstance(text, Control) else rest
         elif anew.begins_arguments:
             self._open_again()
         return rest
@@ -221,6 +249,7 @@ class Watch:
         """A call that only we have begun never was."""
         if self._draft.before is not None:
             self._spelling, self.calls, count = self._draft.before
+            del self._told_calls[self.calls :]
             self._name = self._matcher = self._draft.before = None
             del self._draft.events[count:]
         self._head = None
@@ -233,21 +262,15 @@ class Watch:
 
     def _look_closer(self, passed: list[Event]) -> None:
         """What no event tells of yet may be wrong for sure."""
-        if passed or (self._matcher is not None and self._matcher.held):
-            self._silence = 0
-        if self.broken is not None or self.over:
-            return
         if self._parser.over:
             self._read(self._parser.close(), passed)
             if self.broken is None and not self.over:
                 self._end_early()
             return
-        if self._length.is_endless:
-            self._run_away()
-            return
         stuck = self._parser.stuck
-        if stuck is None and self._silence <= _MAX_SILENCE:
+        if stuck is None and self._reach.silence < _MAX_SILENCE:
             return
+        self._reach.stop()
         has_head = bool(self._parser.header.strip())
         written = "" if stuck is None or has_head else "?"
         if stuck is None:
@@ -295,6 +318,7 @@ class Watch:
                     self._open(name, passed)
             case ArgumentsDelta(text=text):
                 if fault := self._argue(text, passed):
+                    self._reach.stop()
                     self._break("schema", fault)
             case ToolCallEnd():
                 self._end(passed)
@@ -307,10 +331,12 @@ class Watch:
         if text.isspace() and (self._must_call or self.calls):
             return
         if self.calls:
+            self._reach.stop()
             self.problems.append(Problem("stray", None, text, "text behind the calls", "dropped"))
             self.over = True
             return
         if self._must_call or (self._pythonic and self._head is not None):
+            self._reach.stop()
             self._break("missing", f"expected a tool call, got {text[:60]!r}")
         elif self._answer is not None:
             self._on_answer(text, passed)
@@ -327,8 +353,10 @@ class Watch:
             self._open_answer(passed)
         fault = self._argue(text, passed)
         if self._matcher is not None and self._matcher.whole:
+            self._reach.stop()
             self._end(passed)
         elif fault:
+            self._reach.stop()
             self._break("schema", fault)
 
     def _say(self, text: str, passed: list[Event]) -> None:
@@ -358,10 +386,13 @@ class Watch:
     def _argue(self, text: str, passed: list[Event]) -> str | None:
         """More of the arguments, or of the answer. Returns what is wrong, if anything is."""
         assert self._matcher is not None
-        held = self._matcher.held
+        held, read = self._matcher.held, self._matcher.read
         sure = self._matcher.feed(text)
+        read = self._matcher.read - read
         if self._name is None and self._matcher.whole:
-            sure = sure.rstrip()
+            length, sure = len(sure), sure.rstrip()
+            read -= length - len(sure) + (self._matcher.fault is not None)
+        self._reach.argue(read)
         if sure or self._matcher.held > held:
             self._flush(passed)
         if sure and self._name is None:
@@ -387,6 +418,8 @@ class Watch:
             self.over = self.has_spoken = True
             return
         self._spelling.end()
+        id = f"{PREFIX}{self._name}:{self._first_index + self.calls}"
+        self._told_calls.append(f"{CALL_BEGIN}{id}{ARGUMENT_BEGIN}{self._matcher.text}")
         self._name = self._matcher = None
         passed.append(ToolCallEnd(self.calls))
         self.calls += 1

@@ -46,6 +46,7 @@ class Calls:
         self._say = say
         self._escaped = escaped
         self._tools = None if tools is None else {tool.name: tool for tool in tools}
+        self._longest = max(map(len, self._tools or ()), default=0) + _SLACK
         self._check = check
         self._first_index = first_index
         self._ids: set[str] = set()
@@ -83,7 +84,7 @@ class Calls:
     @property
     def open_header(self) -> str:
         """The header of a call that has not begun for whoever reads the events."""
-        return str(self._header) if self._id is None else ""
+        return str(self._header)[: self._longest + 1] if self._id is None else ""
 
     def hopeless(self, *, whole: bool) -> tuple[ProblemKind, str] | None:
         """What is wrong with the call, where nothing that follows can mend it. `whole`: its arguments have ended."""
@@ -91,9 +92,8 @@ class Calls:
             return self._fault
         if not self._opened:
             header = str(self._header)
-            longest = max(map(len, self._tools or ()), default=0) + _SLACK
             # Arguments without their marker may follow a name at once.
-            if len(header) > longest and "{" not in header and self._tools is not None:
+            if len(header) > self._longest and "{" not in header[: self._longest + 1] and self._tools is not None:
                 return "header", f"expected functions.NAME:N, got {header[:_SHOWN]!r}"
             return None
         if self.started and self._head not in ("{", '"', "n"):
