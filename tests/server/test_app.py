@@ -196,7 +196,7 @@ def test_an_answer_tells_what_was_done_to_it(serve: Serve) -> None:
         "guarantee": "enforced",
         "resumes": 1,
         "resampled": 0,
-        "generated_characters": len(WRONG + REST),
+        "generated_characters": len(WRONG.partition('k"')[0] + "k" + REST),  # up to what broke it
         "forced_characters": 0,
         "forced_tokens": 0,
         "violations": {"schema": 1},

@@ -27,7 +27,7 @@ class Report:
     resampled: int = 0
     """How often of these because it had brought nothing that could stand."""
     generated: int = 0
-    """Characters that the engine wrote."""
+    """Characters that the engine wrote; of an output that could not go on as it was, up to what broke it."""
     forced: int = 0
     """Characters that were added, since every valid output has them there, or to finish a call."""
     logprobs: tuple[TokenLogprobs, ...] = ()
