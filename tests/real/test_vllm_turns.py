@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
 import subprocess
 import sys
 import time
@@ -29,8 +30,8 @@ from abruzzi.protocol.markers import ARGUMENT_BEGIN, CALL_BEGIN, CALL_END, SECTI
 from tests.real.tiny_k2 import control_ids
 from tests.real.vllm_serve import MODEL, Vllm, free_port
 
-TURNS = 100
-TURNS_BY_ID = 30  # with K2's number of tokens each takes vLLM three times as long
+TURNS = int(os.environ.get("ABRUZZI_TURNS", "100"))
+TURNS_BY_ID = TURNS * 3 // 10  # with K2's number of tokens each takes vLLM three times as long
 MAX_TOKENS = 600
 # Tokens of the tiny model's vocabulary, so that it comes upon them.
 NAMES = ("aq", "bw", "cv", "dx", "ez", "fk", "gj", "hm")
