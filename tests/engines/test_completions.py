@@ -58,7 +58,7 @@ def test_threads_share_an_engine_and_leave_nothing_open(completions: Completions
 
 
 def test_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("abruzzi.engines.completions._SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr("abruzzi.engines.remote._SILENCE_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(EngineTimeout, match="said nothing"):
         asyncio.run(collect(connect(f"http://127.0.0.1:{silent.getsockname()[1]}", model="m")))
 

@@ -22,6 +22,7 @@ from abruzzi.protocol.tokens import Tokenizer
 from tests.conftest import PING, WEATHER, section
 from tests.engines.standins.completing import CompletionsStandin
 from tests.engines.standins.models import continuing, random_weights
+from tests.engines.standins.serving import Reply
 from tests.engines.standins.sglang import Sglang
 from tests.engines.standins.trtllm import TrtLlm
 
@@ -118,6 +119,55 @@ def test_the_doctor_tells_the_truth(standin: type[CompletionsStandin], tokenizer
     assert found["guided decoding"]["verdict"] == "bad"
     assert ("guided_decoding_backend" if is_trtllm else "--grammar-backend") in found["guided decoding"]["change"]
     assert found["token ids in"]["found"] == "taken"
+    assert found["special tokens"]["found"] == "kept" or is_trtllm
+    assert found["end of turn"]["found"] == "stops at <|im_end|>"
+    assert found["token ids out"]["found"] == ("not given" if is_trtllm else "given")
+
+
+@pytest.mark.parametrize("standin", STANDINS)
+def test_an_engine_that_dies_while_the_doctor_asks_is_told_so(
+    standin: type[CompletionsStandin], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with standin(continuing(TURN), tokenizer, backend=None) as server:
+        answer = server.answer
+
+        async def dying(method: str, path: str, body: bytes) -> Any:
+            if path == "/v1/completions" and len(server.asked) > 4:
+                return Reply(503, b"{}")
+            return await answer(method, path, body)
+
+        monkeypatch.setattr(server, "answer", dying)
+        result = CliRunner().invoke(main, ["doctor", server.url])
+    assert result.exit_code == 1 and "answered 503" in result.stderr
+
+
+def test_an_engine_that_is_not_ready_is_asked_again_beside_its_first_request(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("abruzzi.engines.completions._PAUSE_SECONDS", 0.0)
+    with Sglang(continuing(TURN), tokenizer, backend="llguidance") as server:
+        answer, is_loading = server.answer, True
+
+        async def loading(method: str, path: str, body: bytes) -> Any:
+            return Reply(503, b"{}") if is_loading else await answer(method, path, body)
+
+        monkeypatch.setattr(server, "answer", loading)
+        engine: Any = connect(server.url, model="kimi-k2")
+        text, is_trouble = engine.told()[0]
+        assert is_trouble and "isn't known so far" in text and "503" in text
+        is_loading = False
+
+        async def work() -> None:
+            params = SamplingParams(max_tokens=100)
+            request = ChatRequest(messages=[Message("user", "Hi")], tools=[WEATHER], params=params)
+            for _ in range(3):
+                await complete(engine, request)
+                if engine._settling is not None:
+                    await engine._settling
+            await engine.aclose()
+
+        asyncio.run(work())
+        assert engine.ways.constraint.name == "ebnf" and engine.capabilities.constrains
 
 
 def test_behind_a_router_with_a_name_of_its_own_an_engine_is_asked_in_the_ways_of_all(

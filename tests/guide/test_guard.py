@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from abruzzi import Message, Tool
 from abruzzi.guide.guard import Guard
-from abruzzi.guide.schema import Schemas
+from abruzzi.guide.schema import Schemas, compile
 from abruzzi.protocol.events import ArgumentsDelta, ContentDelta, Event, ToolCallEnd
 from abruzzi.protocol.markers import ARGUMENT_BEGIN, CALL_BEGIN, CALL_END, SECTION_BEGIN, SECTION_END
 from abruzzi.protocol.prompt import Control, going_on
-from abruzzi.protocol.variants import K2, K2_5, K2_THINKING, Variant
+from abruzzi.protocol.variants import K2, K2_5, K2_THINKING, VARIANTS, Variant
 from tests.conftest import PING, WEATHER, section
 
 TOOLS = [WEATHER, PING]
@@ -195,6 +195,53 @@ def test_a_few_characters_over_and_over_are_an_end() -> None:
         one.feed("ha")
         count += 1
     assert one.broken and one.broken.kind == "runaway"
+
+
+BEGINNINGS = [
+    *("", ".", "<|tool_x", "<\u200b|tool_ca", "</thi"),
+    *(marker[:n] for marker in (SECTION_BEGIN, CALL_END, "<|im_end|>") for n in range(1, len(marker))),
+]
+
+
+@given(
+    said=st.sampled_from(BEGINNINGS),
+    more=st.lists(st.sampled_from([*BEGINNINGS, "x", " ", "\n", "|", "_"]), max_size=4),
+    variant=st.sampled_from(list(VARIANTS.values())),
+    thinking=st.booleans(),
+    by_id=st.booleans(),
+)
+def test_behind_what_may_be_a_marker_nothing_is_said_twice_and_nothing_lost(
+    said: str, more: list[str], variant: Variant, thinking: bool, by_id: bool
+) -> None:
+    one = guard(variant=variant, thinking=variant.thinks and thinking, by_id=by_id)
+    text = f"Hi {said}"
+    unknown = section(("functions.nope:0", "{}"))
+    events = [event for part in (text, *going_on(unknown, K2)) for event in one.feed(part)]
+    assert one.broken and one.prefix.endswith(text)
+    one.resume()
+    events += [event for part in more for event in one.feed(part)]
+    events += one.close()
+    message = Message.from_events(events)
+    whole = text + "".join(more)
+    assert (message.content or "") + (message.reasoning_content or "") == whole
+
+
+@pytest.mark.parametrize("seen", [0, 1, 20])
+def test_a_marker_that_is_completed_behind_what_was_said_of_it_is_one(seen: int) -> None:
+    one = guard()
+    one.feed(f"Hi {GOOD[:seen]}{section(('functions.nope:0', '{}'))}")
+    one.resume()
+    events = one.feed(GOOD[seen:]) + one.close()
+    assert [event for event in events if isinstance(event, ContentDelta)] == []
+    assert arguments(events) == '{"location": "上海"}'
+
+
+def test_nor_in_an_answer_of_a_form_is_anything_said_twice() -> None:
+    one = guard(answer=compile({"type": "object"}, name="the answer", where="answer"))
+    events = one.feed('{"x": "<|tool_' + GOOD)
+    one.resume()
+    events += one.feed('x"}')
+    assert one.over and Message.from_events(events).content == '{"x": "<|tool_x"}'
 
 
 def test_pythonic_calls_are_cut_and_gone_on_from_at_a_parameter() -> None:

@@ -200,5 +200,7 @@ def test_every_call_that_reaches_the_client_is_valid(
         f"\n{request.node.callspec.id}: {calls.total()} calls of {len(calls)} tools, {resumes} resumes,"
         f" {guided} turns guided to their end, {ends}, {seconds:.0f} s"
     )
-    assert not is_guided or guided > count // 4
-    assert sum(1 for turn in turns if turn.calls) >= (count // 10 if kind == "auto" else count * 3 // 4)
+    assert not is_guided or leans or guided > count // 4
+    # Within xgrammar's grammars random weights write white space to the limit: nothing in a structural tag bounds it.
+    is_rare = kind == "auto" or vllm.backend == "xgrammar"
+    assert sum(1 for turn in turns if turn.calls) >= (count // 10 if is_rare else count * 3 // 4)

@@ -46,6 +46,8 @@ class Turn:
         if request.output == "pythonic":
             pythonic.check(self.tools)
         self.must_call = request.tool_choice not in ("auto", "none")
+        if not engine.capabilities.continues:
+            _check_for_chat(request)
         self.begun = "" if request.begun is None else begun_turn(request.begun, self.variant, thinking=request.thinking)
         self.prompt = self._prompt()
         is_free = not request.tools and request.answer is None
@@ -53,7 +55,7 @@ class Turn:
         most = capabilities.most_tools
         is_guided = capabilities.constrains and not is_free and (most is None or len(self.tools) <= most)
         self.grammar = self._grammar() if is_guided else None
-        self.constrains_within = capabilities.constrains_within
+        self.constrains_within, self.continues = capabilities.constrains_within, capabilities.continues
         self.guard = None if is_free else self._guard(schemas)
         if self.guard is not None:
             self._feed_begun(self.guard)
@@ -86,13 +88,17 @@ class Turn:
             return raw_prompt(request.prompt, self.variant)
         # A tool that must not be called is not shown either; beside one that must be, the others are.
         tools = request.tools if self.tools else ()
-        return render_prompt(
+        prompt = render_prompt(
             self._messages(),
             tools=tools,
             variant=self.variant,
             thinking=request.thinking,
             preserve_thinking=request.keeps_thinking,
         )
+        assert prompt.conversation is not None
+        choice = self.tools[0].name if self.must_call and len(self.tools) == 1 else request.tool_choice
+        conversation = replace(prompt.conversation, tool_choice=choice, parallel_tool_calls=request.parallel_tool_calls)
+        return replace(prompt, conversation=conversation)
 
     def _messages(self) -> Sequence[Message]:
         """The conversation; a form of the answer that the model doesn't know of is asked for in words."""
@@ -127,6 +133,7 @@ class Turn:
             first_index=self.prompt.calls,
             thinking=self.request.thinking,
             pythonic=self.request.output == "pythonic",
+            continues=self.continues,
             by_id=self.asking.by_id,
             answer=None
             if self.request.answer is None
@@ -189,7 +196,8 @@ class Turn:
     async def guarded(self, guard: Guard) -> AsyncGenerator[Sequence[Event], None]:
         """With tools: ask, and go on from what could stand until the turn is valid."""
         has_one_way = self.must_call or (self.request.answer is not None and not self.tools)
-        if has_one_way and self.grammar is None and not self.variant.thinks and self.request.output != "pythonic":
+        is_plain = self.grammar is None and not self.variant.thinks and self.request.output != "pythonic"
+        if has_one_way and is_plain and self.continues:
             guard.resume()  # what every such turn begins with isn't asked for
         while not guard.over:
             before, calls = len(guard.prefix), guard.calls
@@ -203,11 +211,13 @@ class Turn:
             self.patience.note(is_vain=len(guard.prefix) <= before, is_whole=guard.calls > calls)
             if not self.patience.is_left:
                 yield self._give_up(guard, guard.broken)
-                if guard.over or guard.broken is not None or not self.patience.give_up():
+                # An engine that answers anew would tell of the call that was finished in its own way.
+                is_last = guard.over or guard.broken is not None or not self.continues
+                if is_last or not self.patience.give_up():
                     break
                 continue
             guard.resume()
-            if self.patience.is_nearly_lost:
+            if self.patience.is_nearly_lost and self.continues:
                 guard.help()
             if not guard.over:
                 self.patience.resume()
@@ -308,4 +318,14 @@ class Turn:
             logprobs=tuple(self.logprobs),
             stop=self.asking.stopped_by,
             engine=self.engine,
+        )
+
+
+def _check_for_chat(request: ChatRequest) -> None:
+    """Raises RequestError for what an engine that reads conversations, and always answers anew, can't do."""
+    if request.begun is not None:
+        raise RequestError("expected no beginning of the answer: the engine always answers anew", "begun")
+    if request.output == "pythonic":
+        raise RequestError(
+            "expected tool_calls or raw: the engine offers chat alone, which has its own calls", "output"
         )

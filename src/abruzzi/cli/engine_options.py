@@ -21,7 +21,8 @@ _OF_SERVERS = (
     click.option(
         "--tokenizer",
         type=click.Path(path_type=Path),
-        help="The folder of a served K2's tiktoken.model: counts the tokens where the engine doesn't.",
+        help="The folder of a served K2's tiktoken.model: prompts go out as token ids where the engine takes them, and"
+        " tokens are counted where it doesn't.",
     ),
     click.option(
         "--engine-timeout",

@@ -91,6 +91,10 @@ class Capabilities:
     """Whether it keeps its output within a `Grammar`."""
     constrains_within: bool = False
     """Whether it does so for a prompt that ends inside of a turn."""
+    continues: bool = True
+    """Whether it goes on behind what a prompt ends with. One that doesn't reads the prompt's conversation, and answers
+    anew.
+    """
     most_tools: int | None = None
     """How many tools a grammar may have that it is given; None: any number."""
     context_length: int | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from abruzzi.engines.base import Engine
+from abruzzi.engines.chat_only import ChatEngine
 from abruzzi.engines.completions import CompletionsEngine
 from abruzzi.engines.local.engine import LocalEngine
 from abruzzi.engines.local.weights import CATALOGUE, SMOLLM2, Progress, Weights, is_whole, obtain, weights_named
@@ -26,6 +27,8 @@ _SUCH_AS = "http://localhost:8000/v1"
 _KEY = re.compile(r"[!-~]+")
 _USER = re.compile(r"^([a-z]+://)?.*@", re.IGNORECASE | re.DOTALL)
 _QUERY = re.compile(r"([?#]).*", re.DOTALL)
+# How long what an engine can do is waited for at start: one that is busy is asked again beside its first request.
+_START_SECONDS = 20.0
 logger = logging.getLogger(__name__)
 
 
@@ -41,8 +44,8 @@ def connect(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Engine:
-    """The engine at a URL (`http://host:port/v1`, an OpenAI completions server), or the embedded one; of several URLs,
-    a `Pool` of engines that serve the same model.
+    """The engine at a URL (`http://host:port/v1`, a server of OpenAI's completions or of its chat alone), or the
+    embedded one; of several URLs, a `Pool` of engines that serve the same model.
 
     `model` is the name that the server knows its model by (its first one when left out); for the embedded engine the
     name of known weights or a path to a GGUF file. `variant` is the format that a served model speaks; without it the
@@ -142,14 +145,14 @@ def _served(
     if not answering:
         down = "; ".join(map(str, found)) or "none is named"
         raise EngineUnavailable(f"expected an engine that answers: {down}")
-    engines: list[CompletionsEngine] = []
+    settling: list[CompletionsEngine] = []
     for url, one in zip(urls, found, strict=True):
         # One that is down is taken to serve what the others do, once it is up.
         what = one if isinstance(one, Served) else answering[0]
         row = variant_for(what.model, variant)
         if tokenizer is not None and not row.controls <= tokenizer.controls.keys():
             raise RequestError(f"expected no tokenizer of Kimi K2 for a model of variant {row.name!r}", "tokenizer")
-        engines.append(
+        settling.append(
             CompletionsEngine(
                 url,
                 model=what.model,
@@ -162,8 +165,8 @@ def _served(
             )
         )
     # In threads, whose event loops are their own: one may be running here.
-    with ThreadPoolExecutor(min(32, len(engines))) as threads:
-        list(threads.map(_settled, engines))
+    with ThreadPoolExecutor(min(32, len(settling))) as threads:
+        engines = list(threads.map(lambda engine: _settled(engine, timeout, api_key), settling))
     if len(engines) == 1:
         return engines[0]
     pool = Pool(engines)
@@ -173,8 +176,20 @@ def _served(
     return pool
 
 
-def _settled(engine: CompletionsEngine) -> None:
-    asyncio.run(engine.settle())
+def _settled(engine: CompletionsEngine, timeout: float | None, api_key: str | None) -> CompletionsEngine | ChatEngine:
+    """The engine, or that of a server that turns out to offer chat alone."""
+    if asyncio.run(engine.settle(_START_SECONDS)).completes:
+        return engine
+    its = engine.capabilities
+    return ChatEngine(
+        engine.url,
+        model=its.model,
+        variant=its.variant,
+        context_length=its.context_length,
+        tokenizer=its.counter,
+        timeout=timeout,
+        api_key=api_key,
+    )
 
 
 def told(engine: Engine) -> Sequence[tuple[str, bool]]:
@@ -183,7 +198,7 @@ def told(engine: Engine) -> Sequence[tuple[str, bool]]:
     return [
         (f"{one.url} {text}", is_trouble)
         for one in several
-        if isinstance(one, CompletionsEngine)
+        if isinstance(one, CompletionsEngine | ChatEngine)
         for text, is_trouble in one.told()
     ]
 

@@ -17,8 +17,8 @@ from abruzzi.engines.llamacpp import LLAMACPP
 from abruzzi.engines.sglang import SGLANG
 from abruzzi.engines.trtllm import TRTLLM
 from abruzzi.engines.vllm import VLLM
-from abruzzi.engines.ways import Asker, Ways, candidates, obeyed, ways_of
-from abruzzi.protocol.errors import EngineUnavailable
+from abruzzi.engines.ways import Asker, Ways, candidates, obeyed, obeys_tool_choice, ways_of
+from abruzzi.protocol.markers import CALL_BEGIN
 from abruzzi.protocol.variants import Variant
 
 Verdict = Literal["good", "fair", "bad", "unknown"]
@@ -56,8 +56,10 @@ class Finding:
 async def examine(asker: Asker, variant: Variant) -> AsyncGenerator[Finding, None]:
     """All findings, one after another as they are made. Raises EngineUnavailable where nobody answers."""
     ways = await ways_of(asker, variant, guided=False)
-    if ways is None:
-        raise EngineUnavailable(f"no engine answers at {asker.client.url}")
+    if not ways.completes:
+        async for finding in _chat(asker):
+            yield finding
+        return
     yield _engine(ways)
     status, got = await asker.complete(ways.api, "Hello", max_tokens=1)
     if isinstance(got, str):
@@ -69,9 +71,23 @@ async def examine(asker: Asker, variant: Variant) -> AsyncGenerator[Finding, Non
     yield _markers(ways)
     async for finding in _constraints(asker, ways):
         yield finding
-    for check in (_ends, _ids_in, _ids_out, _continues, _cache, _logprobs):
+    yield await _ends(asker, ways, variant)
+    for check in (_ids_in, _ids_out, _continues, _cache, _logprobs):
         yield await check(asker, ways)
     yield await _aborts(asker, ways)
+
+
+async def _chat(asker: Asker) -> AsyncGenerator[Finding, None]:
+    means = "it takes no grammar and goes on with nothing: the guard keeps calls valid by asking the whole chat again"
+    yield Finding("completions", "none", "fair", means, "an engine that has /v1/completions is held to more")
+    yield Finding("chat", "answers", "good")
+    told = await obeys_tool_choice(asker)
+    if told is True:
+        yield Finding("tools", "called", "good")
+    elif CALL_BEGIN in str(told):
+        yield Finding("tools", "called, and their markers come as text", "fair", "they are read as calls here")
+    else:
+        yield Finding("tools", f"not called: {told}", "bad", "a call that has to come may have to be written here")
 
 
 def in_words(ways: Ways, *, guided: bool) -> Sequence[tuple[str, bool]]:
@@ -80,9 +96,11 @@ def in_words(ways: Ways, *, guided: bool) -> Sequence[tuple[str, bool]]:
     """
     name = f"is {ways.api.name} {ways.version or ''}".rstrip()
     if ways.api is PLAIN:
-        lines = [("is no engine that is known, and obeys no grammar: the guard alone keeps calls valid", False)]
-    elif not guided:
+        name = "is no engine that is known"
+    if not guided:
         lines = [(f"{name}: it is given no grammar, and the guard alone keeps calls valid", False)]
+    elif ways.api is PLAIN:
+        lines = [(f"{name}, and obeys no grammar: the guard alone keeps calls valid", False)]
     elif ways.constraint is None:
         change = f"; to change that, {_OBEY[ways.api.name]}"
         lines = [(f"{name} and obeys no grammar: the guard alone keeps calls valid, by asking again{change}", True)]
@@ -140,9 +158,9 @@ async def _constraints(asker: Asker, ways: Ways) -> AsyncGenerator[Finding, None
         yield Finding("guided decoding", "none", "bad", means, _OBEY.get(ways.api.name, ""))
 
 
-async def _ends(asker: Asker, ways: Ways) -> Finding:
-    end = next((one for one in ways.ids if one.startswith("<|im_end")), None)
-    if end is None:
+async def _ends(asker: Asker, ways: Ways, variant: Variant) -> Finding:
+    end = variant.turn_end
+    if end not in ways.ids:
         return Finding("end of turn", "not found out", "unknown")
     fields: dict[str, Any] = {"logit_bias": {str(ways.ids[end]): 100}, "stop": [end]}
     if ways.api.stops_at_ids:
@@ -150,7 +168,9 @@ async def _ends(asker: Asker, ways: Ways) -> Finding:
     _, got = await asker.complete(ways.api, "Hello", max_tokens=4, **fields)
     if isinstance(got, dict) and got.get("finish_reason") == "stop":
         return Finding("end of turn", f"stops at {end}", "good")
-    return Finding("end of turn", f"writes on behind {end}", "fair", "what comes behind is cut off here")
+    if isinstance(got, dict) and end in (got.get("text") or ""):
+        return Finding("end of turn", f"writes on behind {end}", "fair", "what comes behind is cut off here")
+    return Finding("end of turn", "not found out", "unknown", f"it couldn't be made to write {end}")
 
 
 async def _ids_in(asker: Asker, ways: Ways) -> Finding:
@@ -163,12 +183,8 @@ async def _ids_in(asker: Asker, ways: Ways) -> Finding:
 
 
 async def _ids_out(asker: Asker, ways: Ways) -> Finding:
-    if ways.api.ids_out:
-        _, got = await asker.complete(ways.api, "Hello", max_tokens=1, **ways.api.ids_out)
-        if isinstance(got, dict) and isinstance(got.get("token_ids"), list):
-            return Finding(
-                "token ids out", "given", "good", "with --tokenizer a marker is told from text that spells it"
-            )
+    if ways.tells_ids:
+        return Finding("token ids out", "given", "good", "with --tokenizer a marker is told from text that spells it")
     return Finding("token ids out", "not given", "fair", "a marker is what spells one")
 
 
@@ -216,19 +232,20 @@ async def _aborts(asker: Asker, ways: Ways) -> Finding:
     before = await _running(asker, pattern) if pattern else None
     if before is None:
         return Finding(subject, "not found out", "unknown", change=f"start it with {option} to see" if option else "")
-    body = {"model": asker.model, "prompt": "Hello", "max_tokens": 4000, "stream": True, "ignore_eos": True}
+    body = {"model": asker.model, "prompt": "Hello", "max_tokens": 1000, "stream": True, "ignore_eos": True}
     try:
         response = await asker.client.ask("POST", "/v1/completions", msgspec.json.encode({**body, **ways.api.fields}))
         await response.read()
-        during = await _running(asker, pattern)
+        during = await _running(asker, pattern) or 0
         response.close()
     except (Unreachable, BrokenOff, Silence) as error:
         return Finding(subject, f"not found out: {error}", "unknown")
+    if response.status != 200 or during <= before:
+        return Finding(subject, "not found out", "unknown", "its request was refused, or over too soon")
     begun = time.perf_counter()
     while time.perf_counter() - begun < _ABORT_SECONDS:
         if (await _running(asker, pattern) or 0) <= before:
-            took = time.perf_counter() - begun
-            return Finding(subject, f"ends its request ({took:.1f} s)" if during else "ends its request", "good")
+            return Finding(subject, f"ends its request ({time.perf_counter() - begun:.1f} s)", "good")
         await asyncio.sleep(0.1)
     return Finding(subject, "is worked for on", "bad", "requests that nobody waits for take room from others")
 

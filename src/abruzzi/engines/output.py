@@ -1,10 +1,11 @@
-"""What a server of OpenAI's `/v1/completions` writes as server-sent events, read to pieces."""
+"""What a server of OpenAI's API writes as server-sent events, and a completion of `/v1/completions` read to pieces."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -44,37 +45,35 @@ class Events:
         return [line[5:].strip() for line in lines if line.startswith(b"data:")]
 
 
-class _Choice(msgspec.Struct, gc=False):
-    text: str | None = None
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-    """The stop sequence, or the token's id: vLLM's name for it."""
-    matched_stop: str | int | None = None
-    """SGLang's."""
-    token_ids: tuple[int, ...] | None = None
-    """vLLM's and SGLang's, where they are asked for."""
-    logprobs: msgspec.Raw = msgspec.Raw(b"null")
+class Chunk(msgspec.Struct, gc=False):
+    """What every chunk has beside its choices."""
 
-
-class _Chunk(msgspec.Struct, gc=False):
-    choices: Sequence[_Choice] | None = None
     usage: Any = None
     error: Any = None
     object: str | None = None
     """`error` in errors of TensorRT-LLM's flat shape."""
 
 
-_decode = msgspec.json.Decoder(_Chunk).decode
+_AnyChunk = TypeVar("_AnyChunk", bound=Chunk)
 
 
-class Output:
-    """The chunks of one completion. What comes at once makes one piece, but where alternatives are asked for. `by_id`:
-    whether token ids count, where they come.
-    """
+class Choice(msgspec.Struct, gc=False):
+    """What tells the end of an output."""
 
-    def __init__(self, params: SamplingParams, *, by_id: bool = False) -> None:
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    """The stop sequence, or the token's id: vLLM's name for it."""
+    matched_stop: str | int | None = None
+    """SGLang's."""
+
+
+class Stream(ABC, Generic[_AnyChunk]):
+    """The chunks of one answer, and how it ends."""
+
+    def __init__(self, params: SamplingParams, decode: Callable[[bytes | str], _AnyChunk]) -> None:
+        """`decode` reads a chunk of JSON; msgspec's errors tell that it is none."""
         self._params = params
-        self._by_id = by_id
+        self._decode = decode
         self._reason: str | None = None
         self._stop: str | int | None = None
         self._usage: Usage | None = None
@@ -86,38 +85,23 @@ class Output:
         """Whether a `finish_reason` has come."""
         return self._reason is not None
 
+    @abstractmethod
     def pieces(self, events: Iterable[bytes]) -> Iterator[Piece]:
         """What the events say, but for the last piece. Raises EngineError for what is no chunk, and for an error."""
-        texts: list[str] = []
-        ids: list[int] = []
-        alone = self._params.logprobs is not None
-        try:
-            for data in events:
-                if data == b"[DONE]":
-                    self.over = True
-                    break
-                chunk = _read(data)
-                if chunk.error is not None or chunk.object == "error":
-                    raise Failed(f"the engine failed: {words(data.decode(errors='replace'))}")
-                if chunk.usage is not None:
-                    self._usage = _counted(chunk.usage)
-                for choice in chunk.choices or ():
-                    self._note_end(choice)
-                    its = choice.token_ids if self._by_id and choice.token_ids else ()
-                    if alone and (choice.text or its):
-                        logprob, alternatives = _logprobs(choice.logprobs)
-                        yield Piece(choice.text or "", ids=its, logprob=logprob, alternatives=alternatives)
-                    else:
-                        ids += its
-                        texts.append(choice.text or "")
-        except EngineError:
-            if any(texts) or ids:  # what came before the fault is no less sure for it
-                yield Piece("".join(texts), ids=tuple(ids))
-            raise
-        if any(texts) or ids:
-            yield Piece("".join(texts), ids=tuple(ids))
 
-    def _note_end(self, choice: _Choice) -> None:
+    def _chunks(self, events: Iterable[bytes]) -> Iterator[_AnyChunk]:
+        for data in events:
+            if data == b"[DONE]":
+                self.over = True
+                return
+            chunk = self._read(data)
+            if chunk.error is not None or chunk.object == "error":
+                raise Failed(f"the engine failed: {words(data.decode(errors='replace'))}")
+            if chunk.usage is not None:
+                self._usage = _counted(chunk.usage)
+            yield chunk
+
+    def _note_end(self, choice: Choice) -> None:
         self._reason = choice.finish_reason or self._reason
         self._stop = choice.stop_reason or choice.matched_stop or self._stop
 
@@ -132,19 +116,66 @@ class Output:
             finish_reason="length" if self._reason == "length" else "stop", usage=self._usage, stop=told, guided=guided
         )
 
+    def _read(self, data: bytes) -> _AnyChunk:
+        try:
+            return self._decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+        # What JSON proper doesn't have, and some engines write: half a surrogate pair, NaN among probabilities.
+        try:
+            text = json.dumps(json.loads(data, parse_constant=lambda _: None), ensure_ascii=False)
+            return self._decode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        except (ValueError, RecursionError) as error:  # msgspec's errors are such
+            shown = data[:80].decode(errors="replace")
+            raise EngineError(f"the engine broke off: {error}, in {shown!r}") from None
 
-def _read(data: bytes) -> _Chunk:
-    try:
-        return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    # What JSON proper doesn't have, and some engines write: half a surrogate pair, NaN among probabilities.
-    try:
-        text = json.dumps(json.loads(data, parse_constant=lambda _: None), ensure_ascii=False)
-        return _decode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-    except (ValueError, RecursionError) as error:  # msgspec's errors are such
-        shown = data[:80].decode(errors="replace")
-        raise EngineError(f"the engine broke off: {error}, in {shown!r}") from None
+
+class _Choice(Choice, gc=False):
+    text: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    """vLLM's and SGLang's, where they are asked for."""
+    logprobs: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Completion(Chunk, gc=False):
+    choices: Sequence[_Choice] | None = None
+
+
+_decode = msgspec.json.Decoder(_Completion).decode
+
+
+class Output(Stream[_Completion]):
+    """The chunks of one completion. What comes at once makes one piece, but where alternatives are asked for. `by_id`:
+    whether token ids count, where they come.
+    """
+
+    def __init__(self, params: SamplingParams, *, by_id: bool = False) -> None:
+        super().__init__(params, _decode)
+        self._by_id = by_id
+
+    def pieces(self, events: Iterable[bytes]) -> Iterator[Piece]:
+        texts: list[str] = []
+        ids: list[int] = []
+        alone = self._params.logprobs is not None
+        try:
+            for chunk in self._chunks(events):
+                for choice in chunk.choices or ():
+                    self._note_end(choice)
+                    its = choice.token_ids if self._by_id and choice.token_ids else ()
+                    if self._by_id and choice.text and not its:
+                        raise Failed("the engine told no token ids for a part of its text, for which it was asked")
+                    if alone and (choice.text or its):
+                        logprob, alternatives = _logprobs(choice.logprobs)
+                        yield Piece(choice.text or "", ids=its, logprob=logprob, alternatives=alternatives)
+                    else:
+                        ids += its
+                        texts.append(choice.text or "")
+        except EngineError:
+            if any(texts) or ids:  # what came before the fault is no less sure for it
+                yield Piece("".join(texts), ids=tuple(ids))
+            raise
+        if any(texts) or ids:
+            yield Piece("".join(texts), ids=tuple(ids))
 
 
 def _counted(usage: Any) -> Usage:

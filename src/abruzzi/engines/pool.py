@@ -147,7 +147,8 @@ class Pool:
         tried = tries.members
         with self._lock:
             now, patience = self._clock(), None
-            left = [one for one in self._members if one not in tried and (has_begun or one.asked_until <= now)]
+            able = _able(self._members, tries, has_begun=has_begun)
+            left = [one for one in able if has_begun or one.asked_until <= now]
             if not left:
                 return None
             well = [one for one in left if one.retry_at is None]
@@ -217,6 +218,17 @@ class Pool:
         return EngineUnavailable(told, min(waits, default=None))
 
 
+def _able(members: Sequence[Member], tries: _Tries, *, has_begun: bool) -> Sequence[Member]:
+    """Those that haven't had the request and can serve it. One that answers anew can't go on with what another engine
+    began, and behind a prefix it is the second best.
+    """
+    left = [one for one in members if one not in tries.members]
+    if not has_begun and not tries.prompt.written and tries.prompt.conversation is not None:
+        return left
+    able = [one for one in left if one.engine.capabilities.continues]
+    return able if able or has_begun else left
+
+
 async def _is_there(engine: Engine) -> bool:
     look = getattr(engine, "look", None)
     return look is None or bool(await look())
@@ -226,7 +238,7 @@ class _Tries:
     """The engines that have had a request, and what it came to."""
 
     def __init__(self, prompt: Prompt) -> None:
-        self._prompt = prompt
+        self.prompt = prompt
         self.members: list[Member] = []
         self.failures: list[Failure] = []
         self.blamed: list[tuple[Member, int]] = []
@@ -239,7 +251,7 @@ class _Tries:
     @property
     def request(self) -> int:
         """What of its prompt the client sent: the same for each try, and each time that the client sends it."""
-        return hash(self._prompt.parts if self._prompt.base is None else self._prompt.base)
+        return hash(self.prompt.parts if self.prompt.base is None else self.prompt.base)
 
 
 def _told(error: Exception) -> EngineError:
@@ -285,6 +297,7 @@ def _common(several: Sequence[Capabilities]) -> Capabilities:
         several[0],
         constrains=any(one.constrains for one in several),  # others do nothing about a grammar
         constrains_within=all(one.constrains_within for one in several),
+        continues=all(one.continues for one in several),
         context_length=min(known, default=None),
         tokenizer=several[0].tokenizer if all(one.tokenizer for one in several) else None,
     )

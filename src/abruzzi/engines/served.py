@@ -34,26 +34,41 @@ class Served:
 
 
 def served(base_url: str, model: str | None = None, api_key: str | None = None) -> Served:
-    """The model of this name, or the first that the server lists. Blocks. EngineUnavailable: it lists none."""
+    """The model of this name, or the first that the server lists. Blocks. EngineUnavailable: nobody answers, or none is
+    named and it lists none.
+    """
     request = urllib.request.Request(f"{base_url}/models")
     if api_key is not None:
         request.add_header("Authorization", f"Bearer {api_key}")
     try:
         with _DIRECT.open(request, timeout=_SECONDS) as response:
-            listed = json.load(response)["data"]
-            found = next((one for one in listed if one["id"] == model), None)
-            if model is not None and found is None:
-                return Served(model)
-            row = found or listed[0]
-            # vLLM's and SGLang's name for it; llama.cpp's.
-            length = row.get("max_model_len") or (row.get("meta") or {}).get("n_ctx")
-            return Served(str(row["id"]), length if isinstance(length, int) and length > 0 else None)
+            listed = json.load(response)
+            name = str(listed["data"][0]["id"]) if model is None else model
+            return Served(name, context_length_of(listed, name))
     except urllib.error.HTTPError as error:
         if 300 <= error.code < 400 and (location := error.headers.get("Location")):
             raise EngineUnavailable(redirect(f"{base_url}/models", error.code, location)) from error
+        if error.code in (401, 403):
+            change = "give its key with --engine-key-file FILE or ABRUZZI_ENGINE_KEY"
+            raise EngineUnavailable(f"{base_url}/models answered {error.code}: {change}") from error
+        if model is not None:
+            return Served(model)
         raise EngineUnavailable(f"{base_url}/models answered {error.code}; name the model with --model") from error
     except OSError as error:
         reason = plain(getattr(error, "reason", error))
         raise EngineUnavailable(f"no engine answers at {base_url}: {reason}") from error
     except (ValueError, LookupError, TypeError, AttributeError, http.client.HTTPException) as error:
+        if model is not None:
+            return Served(model)
         raise EngineUnavailable(f"{base_url}/models lists no model; name it with --model") from error
+
+
+def context_length_of(listed: Any, model: str) -> int | None:
+    """How many tokens a model reads, where the server's list of models says it."""
+    try:
+        row = next((one for one in listed["data"] if one["id"] == model), listed["data"][0])
+        # vLLM's and SGLang's name for it; llama.cpp's.
+        length = row.get("max_model_len") or (row.get("meta") or {}).get("n_ctx")
+    except (LookupError, TypeError, AttributeError):
+        return None
+    return length if isinstance(length, int) and length > 0 else None

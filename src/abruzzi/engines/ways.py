@@ -17,10 +17,12 @@ from abruzzi.engines.api import PLAIN, Api, Constraint, Ids
 from abruzzi.engines.http import BrokenOff, Client, Silence, Unreachable
 from abruzzi.engines.llamacpp import LLAMACPP
 from abruzzi.engines.refusal import words
+from abruzzi.engines.served import context_length_of
 from abruzzi.engines.sglang import SGLANG
 from abruzzi.engines.trtllm import TRTLLM
 from abruzzi.engines.vllm import VLLM
 from abruzzi.guide.grammar import Grammar
+from abruzzi.protocol.errors import EngineUnavailable
 from abruzzi.protocol.markers import CALL_BEGIN, MARKERS, SECTION_BEGIN, THINK_BEGIN, THINK_END
 from abruzzi.protocol.messages import Tool
 from abruzzi.protocol.variants import K2_CONTROL_IDS, Variant
@@ -32,11 +34,14 @@ APIS = (VLLM, SGLANG, TRTLLM, LLAMACPP)
 _PROBED = "abruzzi_probe_7f3a"
 _PROBE_TOKENS = 96
 _BEGINNING = f"functions.{_PROBED}:0"
-NO_ANSWER = "no answer"
+# Of a server that loads, is full or isn't there, or lets nobody in: they say nothing of what it can do.
+_UNANSWERED = (401, 403, 408, 425, 429, 502, 503, 504)
 # An engine that is busy, or compiles its first grammar, takes a while; one that is lost doesn't hold others up longer.
 _PROBE_SECONDS = 60.0
 _PATIENCE_WITH_OTHERS = 5.0  # with servers that are no engine that is known
 _MAX_ANSWER = 1 << 20
+# Of a path that a server doesn't have.
+_NOT_OFFERED = (404, 405, 501)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,13 @@ class Ways:
     """By which it was seen to obey a grammar."""
     ids: Ids = field(default_factory=dict)
     """Control tokens of its vocabulary: those of the markers and of the turn's end, or none."""
+    context_length: int | None = None
+    tells_ids: bool = False
+    """Whether the ids of what it writes came when they were asked for."""
     shows_markers: bool | None = None
     """Whether markers are seen in the text; None where that wasn't found out."""
+    completes: bool = True
+    """Whether it offers completions, and not chat alone."""
 
 
 class Asker:
@@ -71,13 +81,33 @@ class Asker:
         return await self._ask("POST", path, msgspec.json.encode(body))
 
     async def complete(self, api: Api, prompt: str | list[int], **fields: Any) -> tuple[int, dict[str, Any] | str]:
-        """The first choice of a completion, whole, with `usage` beside; of a refusal its words."""
+        """The first choice of a completion, whole, with `usage` beside; of a refusal its words. Raises
+        EngineUnavailable where no answer comes that says anything.
+        """
         body = {"model": self.model, "prompt": prompt, "temperature": 1.0, **api.fields, **fields}
         status, answer = await self.post("/v1/completions", body)
+        self.check(status, answer)
         try:
             return status, {**answer["choices"][0], "usage": answer.get("usage") or {}}
         except (LookupError, TypeError, AttributeError):
             return status, words(msgspec.json.encode(answer).decode())
+
+    def check(self, status: int, answer: Any) -> None:
+        """Raises EngineUnavailable for what says nothing of what the server can do."""
+        url = self.client.url
+        if not status:
+            raise EngineUnavailable(f"{url} gave no answer within {self.patience:g} s")
+        if status in (401, 403):
+            raise EngineUnavailable(
+                f"{url} answered {status}: give its key with --engine-key-file FILE or ABRUZZI_ENGINE_KEY"
+            )
+        if status in _UNANSWERED:
+            raise EngineUnavailable(f"{url} answered {status}: {words(msgspec.json.encode(answer).decode())}")
+
+    async def chat(self, **fields: Any) -> tuple[int, Any]:
+        """As `post`, of a chat that begins."""
+        body = {"model": self.model, "messages": [{"role": "user", "content": "Hello"}], **fields}
+        return await self.post("/v1/chat/completions", body)
 
     async def _ask(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
         try:
@@ -95,18 +125,26 @@ class Asker:
             return response.status, said.decode(errors="replace")
 
 
-async def ways_of(asker: Asker, variant: Variant, *, guided: bool = True) -> Ways | None:
-    """What can be found out in a second or two; None where nobody answers. Without `guided` no grammar is tried."""
+async def ways_of(asker: Asker, variant: Variant, *, guided: bool = True) -> Ways:
+    """What can be found out in a second or two. Without `guided` no grammar is tried. Raises EngineUnavailable where
+    nobody answers, or not as one who is ready.
+    """
     status, listed = await asker.get("/v1/models")
-    if not status:
-        return None
+    asker.check(status, listed)
     api = api_of(listed)
     if api is PLAIN:
         asker.patience = _PATIENCE_WITH_OTHERS
-    ways = Ways(api, await version_of(asker, api), ids=await ids_of(asker, api, variant))
+    if await offers_chat_alone(asker):
+        return Ways(completes=False)
+    ways = Ways(
+        api,
+        await version_of(asker, api),
+        ids=await ids_of(asker, api, variant),
+        context_length=context_length_of(listed, asker.model),
+    )
     if guided:
         ways = await _held(asker, ways)
-    return replace(ways, shows_markers=await shows_markers(asker, ways))
+    return await _marked(asker, ways)
 
 
 def candidates(ways: Ways) -> Sequence[Ways]:
@@ -122,12 +160,35 @@ async def _held(asker: Asker, ways: Ways) -> Ways:
     """With the first constraint that is obeyed."""
     for one in candidates(ways):
         for constraint in one.api.constraints:
-            told = await obeyed(asker, one, constraint)
-            if told is True:
+            if await obeyed(asker, one, constraint) is True:
                 return replace(one, constraint=constraint)
-            if told == NO_ANSWER:
-                return ways
     return ways
+
+
+async def offers_chat_alone(asker: Asker) -> bool:
+    """Whether it has no completions, or none for this model, and answers a chat."""
+    status, got = await asker.complete(PLAIN, _PROBED, max_tokens=1)
+    if status not in _NOT_OFFERED and not (isinstance(got, str) and "chat" in got.lower()):
+        return False
+    status, _ = await asker.chat(max_tokens=1)
+    return status in (200, 429)  # where too many ask, it is there
+
+
+async def obeys_tool_choice(asker: Asker) -> bool | str:
+    """Whether a chat calls the function that it has to; the server's words where it refuses that, or else the text that
+    it writes instead.
+    """
+    status, answer = await asker.chat(
+        tools=[_tool().to_openai()],
+        tool_choice={"type": "function", "function": {"name": _PROBED}},
+        max_tokens=_PROBE_TOKENS,
+    )
+    try:
+        message = answer["choices"][0]["message"]
+        calls = message.get("tool_calls") or []
+        return any(call["function"]["name"] == _PROBED for call in calls) or str(message.get("content") or "")
+    except (LookupError, TypeError, AttributeError):
+        return words(msgspec.json.encode(answer).decode()) if status else "no answer"
 
 
 def api_of(listed: Any) -> Api:
@@ -165,33 +226,42 @@ async def ids_of(asker: Asker, api: Api, variant: Variant) -> Ids:
 
 
 async def obeyed(asker: Asker, ways: Ways, constraint: Constraint) -> bool | str:
-    """Whether a completion is held to a grammar by this; the engine's words where it refuses it."""
+    """Whether a completion is held to a grammar by this; the engine's words where it refuses that."""
     fields = constraint.fields(_probe(), ways.ids)
-    status, got = await asker.complete(ways.api, "Hello", max_tokens=_PROBE_TOKENS, **fields)
+    _, got = await asker.complete(ways.api, "Hello", max_tokens=_PROBE_TOKENS, **fields)
     if isinstance(got, str):
-        return got if status else NO_ANSWER
+        return got
     # Where markers are hidden the name is left.
     text = str(got.get("text")).replace(SECTION_BEGIN, "", 1).replace(CALL_BEGIN, "", 1)
     return text.startswith(_BEGINNING)
 
 
-async def shows_markers(asker: Asker, ways: Ways) -> bool | None:
-    """Whether a marker that the model is made to write is seen; None where it can't be made to."""
+async def _marked(asker: Asker, ways: Ways) -> Ways:
+    """With whether a marker is seen that the model is made to write, and whether its id comes."""
     id = ways.ids.get(CALL_BEGIN)
     if id is None:
-        return None
-    _, got = await asker.complete(ways.api, "Hello", max_tokens=1, logit_bias={str(id): 100})
-    return None if isinstance(got, str) else got.get("text") == CALL_BEGIN
+        return ways
+    fields = {"logit_bias": {str(id): 100}, **ways.api.ids_out}
+    status, got = await asker.complete(ways.api, "Hello", max_tokens=1, **fields)
+    if isinstance(got, str):
+        if status >= 500:  # so what it said of grammars was none either
+            raise EngineUnavailable(f"{asker.client.url} answered {status}: {got}")
+        return ways
+    # A bias that is ignored tells nothing.
+    seen = {CALL_BEGIN: True, "": False}.get(got.get("text") or "")
+    return replace(ways, shows_markers=seen, tells_ids=bool(got.get("token_ids")))
 
 
 def _probe() -> Grammar:
     """A turn that has to be one call."""
+    return Grammar.for_turn([_tool()], tool_choice="required", parallel_tool_calls=False, variant="k2")
+
+
+def _tool() -> Tool:
     parameters = {
         "type": "object",
         "properties": {"x": {"type": "integer"}},
         "required": ["x"],
         "additionalProperties": False,
     }
-    return Grammar.for_turn(
-        [Tool(_PROBED, None, parameters)], tool_choice="required", parallel_tool_calls=False, variant="k2"
-    )
+    return Tool(_PROBED, None, parameters)

@@ -143,4 +143,8 @@ def _behind(text: str, known: str) -> tuple[int, bool | None]:
         if text[at] != character:
             return at, False
         at += 1
+    if known[-1:].isspace():  # which the text has here, too
+        at += len(text[at:]) - len(text[at:].lstrip())
+        if at == len(text):
+            return at, None
     return at, True

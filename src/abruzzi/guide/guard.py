@@ -33,8 +33,12 @@ class Guard(Watch):
     `prefix`, or `finish`.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, continues: bool = True, **options: Any) -> None:
+        """`continues`: whether the engine goes on behind `prefix`. To one that always answers anew nothing is added: it
+        would have to tell it in the same way.
+        """
         super().__init__(*arguments, **options)
+        self._continues = continues
         self.forced = 0
         """Characters that were added."""
 
@@ -63,7 +67,8 @@ class Guard(Watch):
             draft.before = deepcopy(self._spelling), self.calls, count
         if self.owes and not self._must_call and self._head is None and self._matcher is None:
             self._open_answer(draft.events)
-        self._force()
+        if self._continues:
+            self._force()
         if len(draft.events) == count:
             draft.before = None
         self._listen()

@@ -37,6 +37,18 @@ class Reach:
         self._given += len(block)
         return block
 
+    def passes(self, text: str) -> bool:
+        """Take and read all of it at once, if it lies inside of one block and one stretch; else nothing."""
+        length, last = len(text), self._last
+        if self._pythonic or not 1 < length <= BLOCK - self._given % BLOCK:
+            return False
+        if "|" in text or last == "|>" or last[-1:] == "|" or (self._by_id and isinstance(text, Control)):
+            return False
+        self._given += length
+        self._at += length
+        self._last = text[-2:]
+        return True
+
     def pieces(self, block: str) -> Iterable[str]:
         """What of it is to be read at once."""
         if self._pythonic:
@@ -69,12 +81,12 @@ class Reach:
 
     def hear(self) -> None:
         """It brought something."""
-        self._heard = -(-self._at // BLOCK) * BLOCK
+        self._heard = self._at
 
     @property
     def silence(self) -> int:
-        """Characters since something was heard."""
-        return self._at - self._heard
+        """Characters since the end of the block in which something was heard last."""
+        return self._at + -self._heard // BLOCK * BLOCK
 
     def stop(self) -> None:
         """The output ends inside of a stretch of text: what counts of that are its arguments."""

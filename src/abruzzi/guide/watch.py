@@ -74,6 +74,7 @@ class Watch:
         self._by_id = by_id
         self._answer = answer
         self._parser = self._new_parser()
+        self._echo: ContentDelta | ReasoningDelta | None = None  # what the parser holds of what has gone out
         self._spelling: Spelling = spelling_of(variant, thinking, pythonic=pythonic)
         # Of a call that has begun: first its head, with as much of a tool's name as is sure; then tool and arguments.
         self._head: str | None = None
@@ -141,6 +142,10 @@ class Watch:
     def feed(self, text: str) -> list[Event]:
         """Take the next piece of output. What comes of an output doesn't depend on its pieces."""
         events: list[Event] = []
+        if self._anew is None and self.broken is None and not self.over and self._reach.passes(text):
+            self._parse(text, events)
+            self._measure(text)
+            return events
         while text:
             block = self._reach.take(text)
             if self.broken is None and not self.over:
@@ -149,26 +154,36 @@ class Watch:
         return events
 
     def _feed_block(self, block: str, events: list[Event]) -> None:
-        self._feed_parts((block,) if self._anew is None else self._told(self._anew, block), events)
+        if self._anew is None:
+            self._feed_part(block, events)
+        else:
+            for part in self._told(self._anew, block):
+                self._feed_part(part, events)
+        self._measure(block)
+
+    def _measure(self, block: str) -> None:
         self._length.add(block)
         if self._length.is_endless and self.broken is None and not self.over:
             self._run_away()
 
-    def _feed_parts(self, parts: Iterable[str], events: list[Event]) -> None:
-        for part in parts:
-            # What is wrong for sure is so before a marker makes the best of it, however much comes at once.
-            for piece in self._reach.pieces(part):
-                if self.broken is None and not self.over:
-                    self._feed_piece(piece, events)
+    def _feed_part(self, part: str, events: list[Event]) -> None:
+        # What is wrong for sure is so before a marker makes the best of it, however much comes at once.
+        for piece in self._reach.pieces(part):
+            if self.broken is None and not self.over:
+                self._reach.read(piece)
+                self._parse(piece, events)
 
-    def _feed_piece(self, piece: str, events: list[Event]) -> None:
+    def _parse(self, piece: str, events: list[Event]) -> None:
         count = len(events)
-        self._reach.read(piece)
-        self._read(self._parser.feed(piece), events)
+        told = self._parser.feed(piece)
+        self._read(told if self._echo is None else self._unsaid(told), events)
         if len(events) > count or (self._matcher is not None and self._matcher.held):
             self._reach.hear()
+            is_silent = False
+        else:
+            is_silent = self._reach.silence >= _MAX_SILENCE
         if self.broken is None and not self.over:
-            self._look_closer(events)
+            self._look_closer(events, is_silent=is_silent)
 
     def close(self, *, cut: bool = False, stop: str | None = None) -> list[Event]:
         """The engine ended its output. `cut`: at a limit. `stop`: at this stop sequence of the client's, which was left
@@ -179,7 +194,8 @@ class Watch:
         if anew is not None:
             rest = anew.rest()
             self._reach.skip_to(rest)
-            self._feed_parts(rest, events)
+            for part in rest:
+                self._feed_part(part, events)
         if stop is not None and (self.in_call or self.owes) and self.broken is None and not self.over:
             events += self.feed(stop)
             if (self.in_call or self.owes) and self.broken is None:
@@ -187,7 +203,7 @@ class Watch:
                 self._break(kind, "a stop sequence ended the output", is_fault=False)
                 return events
         cut = cut or stop is not None
-        for event in self._parser.close(cut=cut):
+        for event in self._unsaid(self._parser.close(cut=cut)):
             if cut and isinstance(event, Problem) and event.kind == "truncated":
                 self.problems.append(event)  # no fault of the engine's
             else:
@@ -241,9 +257,26 @@ class Watch:
 
     def _begin_parser(self, text: str) -> None:
         """A parser that stands behind the text."""
-        self._parser = self._new_parser()
+        self._parser, self._echo = self._new_parser(), None
         for part in going_on(text, self._variant) if self._by_id else (text,):
             self._parser.feed(part)
+        if not self._by_id and self._head is None and self._name is None:
+            other = self._new_parser()
+            other.feed(text)
+            held = (event for event in other.close() if isinstance(event, ContentDelta | ReasoningDelta))
+            self._echo = next(held, None)
+
+    def _unsaid(self, events: list[Event]) -> list[Event]:
+        """Without what the parser held of what has gone out: where it says that, it says it first."""
+        echo = self._echo
+        if events or self._parser.in_call:
+            self._echo = None
+        if echo is None or not events or type(events[0]) is not type(echo):
+            return events
+        text, length = events[0].text, len(echo.text)
+        # Where it turned out to be the broken spelling of a marker, it was mended by a character.
+        rest = text[length:] if text.startswith(echo.text) or echo.text.startswith(text) else text[length - 1 :]
+        return [type(events[0])(rest), *events[1:]] if rest else events[1:]
 
     def _forget_draft(self) -> None:
         """A call that only we have begun never was."""
@@ -260,7 +293,7 @@ class Watch:
                 break
             self._on(event, passed)
 
-    def _look_closer(self, passed: list[Event]) -> None:
+    def _look_closer(self, passed: list[Event], *, is_silent: bool) -> None:
         """What no event tells of yet may be wrong for sure."""
         if self._parser.over:
             self._read(self._parser.close(), passed)
@@ -268,7 +301,7 @@ class Watch:
                 self._end_early()
             return
         stuck = self._parser.stuck
-        if stuck is None and self._reach.silence < _MAX_SILENCE:
+        if stuck is None and not is_silent:
             return
         self._reach.stop()
         has_head = bool(self._parser.header.strip())
@@ -301,6 +334,10 @@ class Watch:
 
     def _on(self, event: Event, passed: list[Event]) -> None:
         match event:
+            case ArgumentsDelta(text=text):  # first, as most events are some
+                if fault := self._argue(text, passed):
+                    self._reach.stop()
+                    self._break("schema", fault)
             case ReasoningDelta(text):
                 self._spelling.reasoning(text)
                 passed.append(event)
@@ -316,10 +353,6 @@ class Watch:
                     self.over = True
                 else:
                     self._open(name, passed)
-            case ArgumentsDelta(text=text):
-                if fault := self._argue(text, passed):
-                    self._reach.stop()
-                    self._break("schema", fault)
             case ToolCallEnd():
                 self._end(passed)
             case Problem(action="rejected"):

@@ -7,12 +7,13 @@ goes out as one string, `escape` breaks every spelling of a control token inside
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from abruzzi.protocol.json_scanner import JsonScanner
 from abruzzi.protocol.markers import ARGUMENT_BEGIN, MARKERS, THINK_BEGIN, THINK_END
+from abruzzi.protocol.messages import Message, Tool
 from abruzzi.protocol.variants import Variant
 
 
@@ -20,6 +21,18 @@ class Control(str):
     """A control token, by its spelling."""
 
     __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a prompt was rendered from, for an engine that renders by itself. The messages' ids are canonical."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    thinking: bool | None = None
+    tool_choice: str = "auto"
+    """`auto`, `required`, or a tool's name."""
+    parallel_tool_calls: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +49,8 @@ class Prompt:
     """Of a prompt that goes on behind what was written: its parts without that."""
     written: str = ""
     """What of the model's turn the prompt ends with, as it was handed to `going_on`."""
+    conversation: Conversation | None = field(default=None, compare=False, repr=False)
+    """What it was rendered from; None for a prompt that somebody else has rendered."""
 
     def __str__(self) -> str:
         return "".join(self.spelled())

@@ -19,7 +19,7 @@ from abruzzi.protocol.markers import (
     THINK_END,
 )
 from abruzzi.protocol.messages import Message, Role, Tool, as_messages, as_tools
-from abruzzi.protocol.prompt import Control, Prompt, escape, joined
+from abruzzi.protocol.prompt import Control, Conversation, Prompt, escape, joined
 from abruzzi.protocol.remembered import Remembered
 from abruzzi.protocol.variants import Variant, variant_named
 
@@ -95,7 +95,8 @@ def render_prompt(
         parts.append(_token(row, THINK_BEGIN))
         if thinking is False:
             parts.append(_token(row, THINK_END))
-    return Prompt(joined(parts), row, len(history.client_ids), history.client_ids)
+    conversation = Conversation(history.messages, tools, thinking)
+    return Prompt(joined(parts), row, len(history.client_ids), history.client_ids, conversation=conversation)
 
 
 def begun_turn(message: Message, row: Variant, *, thinking: bool | None = None) -> str:

@@ -72,6 +72,8 @@ class CompletionsStandin(Standin):
     ) -> Iterator[int]:
         """What the model writes, held to the grammar. Raises ValueError for one that isn't compiled."""
         asked = Asked(tuple(ids), self.tokenizer.decode(ids), body)
+        if likeliest := [int(id) for id, bias in (body.get("logit_bias") or {}).items() if bias >= 100]:
+            return iter(likeliest * 1000)
         constraint = None
         if guide is not None and self.backend is not None:
             constraint = compiled(guide, self.backend, self.tokenizer, stops)

@@ -1,0 +1,113 @@
+"""What engines behind a URL have in common: a request is posted, the answer read as it comes, and how the server was
+when it was asked last is remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from abruzzi.engines.base import Capabilities, Piece
+from abruzzi.engines.http import BrokenOff, Client, Response, Silence, Unreachable
+from abruzzi.engines.output import Events, Stream
+from abruzzi.engines.refusal import refusal
+from abruzzi.protocol.errors import AbruzziError, EngineError, EngineTimeout, EngineUnavailable, RequestError
+
+_CONNECT_SECONDS = 5.0
+# The longest silence that still counts as work: a long prompt is read before the first token comes.
+_SILENCE_SECONDS = 600.0
+# Characters of a prompt that take a millisecond or more to spell, or tens of them where all may be markers.
+LONG = 256 << 10
+# Bytes of an answer that comes whole.
+_MAX_WHOLE = 64 << 20
+
+
+class Remote:
+    """A server that is asked over HTTP."""
+
+    capabilities: Capabilities
+
+    def __init__(self, base_url: str, timeout: float | None, api_key: str | None) -> None:
+        """`base_url` ends in `/v1`. `timeout`: seconds of silence after which an answer is given up, 600 when None."""
+        self.url = base_url
+        self._trouble: str | None = None
+        self._client = Client(
+            base_url,
+            connect_seconds=_CONNECT_SECONDS,
+            silence_seconds=timeout or _SILENCE_SECONDS,
+            headers=() if api_key is None else (("authorization", f"Bearer {api_key}"),),
+        )
+
+    def health(self) -> list[dict[str, Any]]:
+        """How it was when it was asked last: `url`, `model`, `status` (ok, sick) and its last `error`."""
+        status = "ok" if self._trouble is None else "sick"
+        return [{"url": self.url, "model": self.capabilities.model, "status": status, "error": self._trouble}]
+
+    async def look(self) -> bool:
+        """Whether there is somebody to ask, now."""
+        try:
+            await self._client.reach()
+        except Unreachable as error:
+            self._trouble = f"nothing answers at {self.url}: {error}"
+            return False
+        self._trouble = None
+        return True
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop; others' end with their loops."""
+        await self._client.aclose()
+
+    async def _answer(
+        self, path: str, body: bytes, output: Stream[Any], *, guided: bool = False
+    ) -> AsyncGenerator[Piece, None]:
+        """The answer to a request, as `output` reads it."""
+        url = f"{self.url}{path}"
+        try:
+            response = await self._client.ask("POST", path, body)
+            del body
+            self._trouble = None
+            try:
+                if response.status != 200:
+                    raise await _refusal(url, response)
+                if response.headers.get(b"content-type", b"").startswith(b"application/json"):
+                    whole = await response.rest(_MAX_WHOLE)  # it doesn't stream, or is in trouble
+                    for piece in output.pieces((whole,)):
+                        yield piece
+                else:
+                    events = Events()
+                    received = b"\n"
+                    while received and not output.over:
+                        received = await response.read()
+                        for piece in output.pieces(events.feed(received or b"\n")):  # the last line may have no end
+                            yield piece
+            except (BrokenOff, Silence):
+                if not output.has_ended:
+                    raise
+            finally:
+                response.close(lingers=output.over)
+            yield output.last(guided=guided)
+        except Unreachable as error:
+            self._trouble = f"nothing answers at {self.url}: {error}"
+            raise EngineUnavailable(self._trouble) from error
+        except Silence as error:
+            raise EngineTimeout(f"{url} {error}") from error
+        except BrokenOff as error:
+            raise EngineError(f"{url} broke off: {error}") from error
+
+
+async def _refusal(url: str, response: Response) -> AbruzziError:
+    said = await response.rest(_MAX_WHOLE)
+    wait, location = (response.headers.get(name, b"").decode("latin-1") for name in (b"retry-after", b"location"))
+    return refusal(url, response.status, said.decode(errors="replace"), wait, location)
+
+
+def encoded(body: Mapping[str, Any] | Sequence[Any]) -> bytes:
+    """JSON, of an object without what is None at its top. Raises RequestError for what is no text."""
+    if isinstance(body, Mapping):
+        body = {key: value for key, value in body.items() if value is not None}
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        raise RequestError("expected text, got half of a surrogate pair, which is no character") from None
