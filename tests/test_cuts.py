@@ -114,3 +114,13 @@ def test_what_came_behind_the_character_that_broke_it_counts_for_nothing(seed: i
     outcome(engine, tool_choice="required", params=SamplingParams(max_tokens=1_000))
     # A marker is one token, and of all else a token has about four characters.
     assert engine.params[1].max_tokens == 1_000 - 3 - -(-len("functions.get_weather:0" + '{"location": 1') // 4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("thought", ["", "I think so.", "hm " * 400, "see <link> and <think>"])
+def test_an_answer_behind_reasoning_costs_all_that_was_written(thought: str, seed: int) -> None:
+    schema = {"type": "object", "properties": {"b": {"type": "string"}}, "required": ["b"]}
+    text = f'{thought}</think>{{"b": "{"word " * 40}"}}'
+    engine = Cut([text], seed, variant=VARIANTS["k2.5"])
+    _, report = asyncio.run(chat.complete(engine, ChatRequest(ASK, answer=schema)))
+    assert (report.generated, report.usage.completion, report.resumes) == (len(text), len(text), 0)

@@ -9,8 +9,9 @@ from abruzzi.protocol.prompt import Control
 
 # Limits that are looked at when no event comes are multiples of it: an output is looked at there, whatever its pieces.
 BLOCK = 1_024
-# Behind the `<` of what may be a marker, when all that comes before it is told; and behind the marker.
-_cut = re.compile(r"(?<=<)(?=\|)|(?<=\|>)").split
+# Behind the `<` of what may be a marker, when all that comes before it is told; and behind the marker, or `</think>`.
+_cut = re.compile(r"(?<=<)(?=\|)|(?<=[|k]>)").split
+_ENDS = ("|>", "k>")
 
 
 class Reach:
@@ -42,7 +43,9 @@ class Reach:
         length, last = len(text), self._last
         if self._pythonic or not 1 < length <= BLOCK - self._given % BLOCK:
             return False
-        if "|" in text or last == "|>" or last[-1:] == "|" or (self._by_id and isinstance(text, Control)):
+        if "|" in text or "k>" in text or last in _ENDS or (self._by_id and isinstance(text, Control)):
+            return False
+        if last and (last[-1] == "|" or last[-1] + text[0] == "k>"):
             return False
         self._given += length
         self._at += length
@@ -56,7 +59,7 @@ class Reach:
         if self._by_id:
             return (block,)
         last = self._last[-1:]
-        if "|" not in block and last != "|":
+        if "|" not in block and "k>" not in block and last != "|" and last + block[:1] != "k>":
             return (block,)
         first, *others = _cut(last + block)
         return filter(None, (first[len(last) :], *others))
@@ -70,7 +73,7 @@ class Reach:
         """One of `pieces` is read."""
         is_control = self._by_id and isinstance(piece, Control)
         begins = piece[0] == "|" and self._last.endswith("<")
-        if begins or is_control or self._last == "|>":
+        if begins or is_control or self._last in _ENDS:
             self._stretch, self._argued = self._at - begins, 0
         self._at += len(piece)
         self._last = "|>" if is_control else piece[-2:] if len(piece) > 1 else self._last[-1:] + piece
