@@ -4,7 +4,6 @@ parses the calls by itself, and what it makes of them is read here like any engi
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
@@ -15,7 +14,7 @@ import msgspec
 from abruzzi.engines.base import Capabilities, Piece, SamplingParams
 from abruzzi.engines.chat_output import ChatOutput
 from abruzzi.engines.refusal import Refused
-from abruzzi.engines.remote import LONG, Remote, encoded
+from abruzzi.engines.remote import Remote, encoded
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.errors import RequestError
 from abruzzi.protocol.messages import Message
@@ -86,15 +85,9 @@ class ChatEngine(Remote):
                 self._takes_choice = False  # so that was what it refused
                 yield piece
 
-    async def _pieces(self, prompt: Prompt, params: SamplingParams, *, has_choice: bool) -> AsyncGenerator[Piece, None]:
+    def _pieces(self, prompt: Prompt, params: SamplingParams, *, has_choice: bool) -> AsyncGenerator[Piece, None]:
         make = partial(self._body, prompt, params, has_choice=has_choice)
-        is_long = sum(map(len, prompt.parts)) > LONG  # others are being served meanwhile
-        body = await asyncio.to_thread(make) if is_long else make()
-        answer = self._answer("/chat/completions", body, ChatOutput(params, prompt))
-        del body
-        async with contextlib.aclosing(answer) as pieces:
-            async for piece in pieces:
-                yield piece
+        return self._answer("/chat/completions", prompt, make, ChatOutput(params, prompt))
 
     def _body(self, prompt: Prompt, params: SamplingParams, *, has_choice: bool) -> bytes:
         conversation, row = prompt.conversation, prompt.variant

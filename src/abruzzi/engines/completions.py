@@ -19,8 +19,9 @@ import msgspec
 from abruzzi.engines.api import Constraint, Ids
 from abruzzi.engines.base import Capabilities, Piece, SamplingParams, name_of
 from abruzzi.engines.doctor import Finding, examine, in_words
+from abruzzi.engines.http import Unreachable
 from abruzzi.engines.output import Output
-from abruzzi.engines.remote import LONG, Remote, encoded
+from abruzzi.engines.remote import Remote, encoded
 from abruzzi.engines.ways import Asker, Ways, ways_of
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.errors import EngineError, EngineTimeout, EngineUnavailable
@@ -188,25 +189,19 @@ class CompletionsEngine(Remote):
         finally:
             self._settling = None
 
-    async def _pieces(
+    def _pieces(
         self, prompt: Prompt, params: SamplingParams, held: Mapping[str, msgspec.Raw] | None = None
     ) -> AsyncGenerator[Piece, None]:
         """A completion; `held`: the fields that hold it to a grammar."""
         by_id = self.capabilities.tokenizer is not None and not params.stop
-        is_long = sum(map(len, prompt.parts)) > LONG  # others are being served meanwhile
         fields = {**(self.ways.api.ids_out if by_id else {}), **(held or {})}
         make = partial(self._body, prompt, params, fields, by_id=by_id)
-        output = Output(params, by_id=by_id)
-        body = await asyncio.to_thread(make) if is_long else make()
-        answer = self._answer("/completions", body, output, guided=bool(held))
-        del body
-        try:
-            async with contextlib.aclosing(answer) as pieces:
-                async for piece in pieces:
-                    yield piece
-        finally:
-            if self._trouble is not None and self._is_settled and self._asked_at < math.inf:
-                self._is_settled, self._asked_at = False, -math.inf  # who comes back may be another one
+        return self._answer("/completions", prompt, make, Output(params, by_id=by_id), guided=bool(held))
+
+    def _note_trouble(self, error: Unreachable) -> None:
+        super()._note_trouble(error)
+        if self._is_settled and self._asked_at < math.inf:
+            self._is_settled, self._asked_at = False, -math.inf  # who comes back may be another one
 
     def _body(self, prompt: Prompt, params: SamplingParams, fields: Mapping[str, Any], *, by_id: bool) -> bytes:
         api, ids, counter = self.ways.api, self.ways.ids, self.capabilities.counter

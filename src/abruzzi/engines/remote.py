@@ -4,7 +4,8 @@ when it was asked last is remembered.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,12 +15,13 @@ from abruzzi.engines.http import BrokenOff, Client, Response, Silence, Unreachab
 from abruzzi.engines.output import Events, Stream
 from abruzzi.engines.refusal import refusal
 from abruzzi.protocol.errors import AbruzziError, EngineError, EngineTimeout, EngineUnavailable, RequestError
+from abruzzi.protocol.prompt import Prompt
 
 _CONNECT_SECONDS = 5.0
 # The longest silence that still counts as work: a long prompt is read before the first token comes.
 _SILENCE_SECONDS = 600.0
 # Characters of a prompt that take a millisecond or more to spell, or tens of them where all may be markers.
-LONG = 256 << 10
+_LONG = 256 << 10
 # Bytes of an answer that comes whole.
 _MAX_WHOLE = 64 << 20
 
@@ -50,21 +52,26 @@ class Remote:
         try:
             await self._client.reach()
         except Unreachable as error:
-            self._trouble = f"nothing answers at {self.url}: {error}"
+            self._note_trouble(error)
             return False
         self._trouble = None
         return True
+
+    def _note_trouble(self, error: Unreachable) -> None:
+        self._trouble = f"nothing answers at {self.url}: {error}"
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop; others' end with their loops."""
         await self._client.aclose()
 
     async def _answer(
-        self, path: str, body: bytes, output: Stream[Any], *, guided: bool = False
+        self, path: str, prompt: Prompt, make: Callable[[], bytes], output: Stream[Any], *, guided: bool = False
     ) -> AsyncGenerator[Piece, None]:
-        """The answer to a request, as `output` reads it."""
+        """The answer to a request about a prompt, whose body is made here, as `output` reads it."""
         url = f"{self.url}{path}"
         try:
+            is_long = sum(map(len, prompt.parts)) > _LONG  # others are being served meanwhile
+            body = await asyncio.to_thread(make) if is_long else make()
             response = await self._client.ask("POST", path, body)
             del body
             self._trouble = None
@@ -89,8 +96,8 @@ class Remote:
                 response.close(lingers=output.over)
             yield output.last(guided=guided)
         except Unreachable as error:
-            self._trouble = f"nothing answers at {self.url}: {error}"
-            raise EngineUnavailable(self._trouble) from error
+            self._note_trouble(error)
+            raise EngineUnavailable(str(self._trouble)) from error
         except Silence as error:
             raise EngineTimeout(f"{url} {error}") from error
         except BrokenOff as error:
