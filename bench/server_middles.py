@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ def process(name: str, *command: str, port: int, **options: Any) -> Iterator[sub
         started = subprocess.Popen(command, stdout=log, stderr=log, **options)
         try:
             deadline = time.monotonic() + 120
-            while not _listens(port):
+            while not _is_ready(port):
                 if started.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
                     raise RuntimeError(f"{name} doesn't listen: {log.read().decode(errors='replace')[-2000:]}")
@@ -82,10 +83,15 @@ def process(name: str, *command: str, port: int, **options: Any) -> Iterator[sub
                 started.wait()
 
 
-def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
-        return True
-    return False
+def _is_ready(port: int) -> bool:
+    """Whether somebody answers who isn't loading."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code != 503
+    except OSError:
+        return False
 
 
 @dataclass
