@@ -157,17 +157,24 @@ def test_one_that_is_killed_in_mid_stream(vllm_command: str, folder: Path, tmp_p
             **body,
         )
         come, killed, usage, reason = 0, False, None, None
+        arguments: dict[int, str] = {}
         for chunk in stream:
             usage = chunk.usage or usage
             for choice in chunk.choices:
                 reason = choice.finish_reason or reason
                 come += bool(choice.delta.content)
+                for call in choice.delta.tool_calls or ():
+                    written = call.function.arguments if call.function is not None else ""
+                    arguments[call.index] = arguments.get(call.index, "") + (written or "")
             if come == 30 and not killed:
                 killed = True
                 (busy,) = [engine for engine in engines if engine.running()]
                 os.killpg(busy.pid, signal.SIGKILL)
                 come += 1
-        assert killed and come > 100 and reason == "length"
-        assert usage is not None and 1400 <= usage.completion_tokens <= 1600
+        assert killed and usage is not None
+        if reason == "tool_calls":  # it came upon one
+            assert tools and all(1 <= json.loads(one)["nights"] <= 30 for one in arguments.values())
+        else:
+            assert reason == "length" and come > 100 and 1400 <= usage.completion_tokens <= 1600
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
             assert json.load(answer)["status"] == "degraded"
