@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from abruzzi import Agent, EngineError, Message, RequestError, connect
+from abruzzi import Agent, EngineError, EngineUnavailable, Message, RequestError, connect
 from abruzzi import chat as chats
 from abruzzi.chat import ChatRequest, Report
 from abruzzi.cli import main
@@ -52,6 +52,19 @@ def test_a_server_that_has_neither_is_none(completions: CompletionsServer) -> No
     url, handler = completions
     handler.do_POST = lambda self: self.reply(404, b"{}")  # type: ignore[method-assign]
     assert isinstance(connect(url), CompletionsEngine)
+
+
+def test_one_that_was_down_at_start_says_what_to_do() -> None:
+    async def late(url: str) -> None:
+        engine = CompletionsEngine(url, model="kimi-k2", variant=K2)
+        await engine.settle()
+        with pytest.raises(EngineUnavailable, match="offers chat alone, which wasn't known at start: start again"):
+            await chats.complete(engine, ASK)
+        await engine.aclose()
+
+    with host(call(SHANGHAI)) as (url, asked):
+        asyncio.run(late(url))
+    assert not asked
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,10 @@ class CompletionsEngine(Remote):
     def complete(self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None) -> AsyncGenerator[Piece, None]:
         """Continue the prompt, within the grammar where the engine obeys one and the prompt ends before the turn."""
         self._settle_again()
+        if not self.ways.completes:
+            raise EngineUnavailable(
+                f"expected completions, {self.url} offers chat alone, which wasn't known at start: start again"
+            )
         constraint = self.ways.constraint
         if grammar is None or constraint is None or grammar.written or self._refuses(grammar):
             return self._pieces(prompt, params)
