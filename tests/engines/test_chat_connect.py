@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from abruzzi import Agent, EngineError, EngineUnavailable, Message, RequestError, connect
+from abruzzi import Agent, EngineError, Message, RequestError, connect
 from abruzzi import chat as chats
 from abruzzi.chat import ChatRequest, Report
 from abruzzi.cli import main
-from abruzzi.engines.chat_only import ChatEngine
 from abruzzi.engines.completions import CompletionsEngine
 from abruzzi.engines.connect import told
 from abruzzi.engines.pool import Pool
@@ -37,7 +36,7 @@ def test_a_host_of_chat_alone_is_known(refuses: tuple[int, bytes], guided: bool)
 
     with host(call(SHANGHAI), answer(delta(content="It is cloudy.")), refuses=refuses) as (url, asked):
         engine = connect(url, guided=guided)
-        assert isinstance(engine, ChatEngine) and engine.capabilities.model == "kimi-k2"
+        assert engine.capabilities.model == "kimi-k2" and not engine.capabilities.continues
         ((line, is_trouble),) = told(engine)
         assert line.startswith(f"{url} offers chat alone: ") and not is_trouble
         assert Agent(engine=engine, tools=[get_weather]).run("What's the weather?").answer == "It is cloudy."
@@ -54,17 +53,25 @@ def test_a_server_that_has_neither_is_none(completions: CompletionsServer) -> No
     assert isinstance(connect(url), CompletionsEngine)
 
 
-def test_one_that_was_down_at_start_says_what_to_do() -> None:
+def test_one_that_was_down_or_busy_at_start_is_asked_for_chat_later() -> None:
+    busy = [True]
+
+    def reply(self: Any, status: int, body: bytes) -> None:
+        Chats.reply(self, 429 if busy else status, body)
+
     async def late(url: str) -> None:
         engine = CompletionsEngine(url, model="kimi-k2", variant=K2)
         await engine.settle()
-        with pytest.raises(EngineUnavailable, match="offers chat alone, which wasn't known at start: start again"):
-            await chats.complete(engine, ASK)
+        assert engine.capabilities.continues and "given no grammar until it is" in engine.told()[0][0]
+        busy.clear()
+        await engine.settle()
+        message, _ = await chats.complete(engine, ASK)
+        assert message.tool_calls and engine.health()[0]["status"] == "ok" and await engine.look()
         await engine.aclose()
 
-    with host(call(SHANGHAI)) as (url, asked):
+    with host(call(SHANGHAI), reply=reply) as (url, asked):
         asyncio.run(late(url))
-    assert not asked
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,9 @@ def test_the_conversation_goes_out_as_openai_has_it_with_canonical_ids() -> None
 
 
 LEAKED = "I look." + section(("functions.get_weather:0", SHANGHAI))
+LEAKS = section(("functions.ping:0", "{}"))
+OPEN = json.dumps(part(SHANGHAI[:9], "get_weather")).encode()
+PINGED = ("functions.ping:0", "{}")
 WHOLE = json.dumps(
     {
         "choices": [
@@ -125,6 +128,55 @@ SECOND = ("functions.ping:1", "{}")
         (answer(calling(part(SHANGHAI, "get_weather", None), part("{}", "ping", None))), None, [FIRST, SECOND]),
         (answer(calling(part(SHANGHAI, "get_weather", id="a"), part("{}", "ping", id="b"))), None, [FIRST, SECOND]),
         (answer(*(calling(part(one, "get_weather", id="a")) for one in (SHANGHAI[:9], SHANGHAI[9:]))), None, [FIRST]),
+        *(
+            (answer(*(calling(one) for one in parts)), None, [FIRST])
+            for parts in (
+                # A new id each time, with an index and without; the name each time, in pieces, as far as it is known.
+                [part("", "get_weather", 0, "a"), part(SHANGHAI[:9], None, 0, "b"), part(SHANGHAI[9:], None, 0, "c")],
+                [
+                    part("", "get_weather", None, "a"),
+                    part(SHANGHAI[:9], None, None, "b"),
+                    part(SHANGHAI[9:], None, None),
+                ],
+                [part(SHANGHAI[:9], "get_weather", None), part(SHANGHAI[9:], "get_weather", None)],
+                [part(None, "get_", id="a"), part(None, "weather"), part(SHANGHAI)],
+                [part(None, "get_", id="a"), part(SHANGHAI, "get_weather", id="a")],
+                # All of it once more at its end.
+                [part("", "get_weather", id="a"), part(SHANGHAI), part(SHANGHAI, "get_weather", id="a")],
+                [part(SHANGHAI, "get_weather"), part('{"location":"shanghai"}')],
+                [{**part(SHANGHAI, "get_weather"), "index": "0", "id": 7}],
+            )
+        ),
+        # With one index for all, and calls that are told apart by their ids.
+        (answer(calling(part(SHANGHAI, "get_weather"), part("{}", "ping"))), None, [FIRST, SECOND]),
+        (
+            answer(
+                calling(part(SHANGHAI[:9], "get_weather", None, "a"), part("{", "ping", None, "b")),
+                calling(part(SHANGHAI[9:], None, None, "a"), part("}", None, None, "b")),
+            ),
+            None,
+            [FIRST, SECOND],
+        ),
+        (answer(delta(tool_calls=[None, part("{}", "ping")], function_call={"name": "ping"})), None, [PINGED]),
+        (
+            answer(delta(content="a", tool_calls=[part("{}", "ping")]), {"choices": [{"message": {"content": "a"}}]}),
+            "a",
+            [PINGED],
+        ),
+        # What a host parsed and left in its content, too: it is called once.
+        (answer(delta(content="I look." + LEAKS), calling(part("{}", "ping", id="a"))), "I look.", [PINGED]),
+        (answer(calling(part("{}", "ping")), *in_chunks(LEAKS, 5)), None, [PINGED]),
+        (
+            answer(delta(content=LEAKS), calling(part("{", "ping")), calling(part("}"), part("{}", "ping", 1))),
+            None,
+            [PINGED, SECOND],
+        ),
+        (
+            answer(delta(content=LEAKS), calling(part(SHANGHAI, "get_weather"))),
+            None,
+            [PINGED, ("functions.get_weather:1", SHANGHAI)],
+        ),
+        (answer(*(delta(reasoning=LEAKS[at : at + 9]) for at in range(0, len(LEAKS), 9))), None, [PINGED]),
         # What a host didn't parse.
         (answer(delta(content=LEAKED)), "I look.", [FIRST]),
         *((answer(*in_chunks(LEAKED, n)), "I look.", [FIRST]) for n in (1, 7)),
@@ -256,7 +308,9 @@ def test_a_call_that_has_to_come_is_asked_for_and_comes(choice: str) -> None:
     assert calls(message) == [FIRST] and report.told()["guarantee"] == "validated"
 
 
-def test_a_host_that_takes_no_tool_choice_is_asked_without() -> None:
+@pytest.mark.parametrize("status", [400, 404, 422, 501])
+@pytest.mark.parametrize("field", ["tool_choice", "stream_options"])
+def test_a_host_is_asked_without_what_it_does_not_take(field: str, status: int) -> None:
     request = ChatRequest(ASK.messages, (WEATHER,), tool_choice="required")
 
     async def twice(url: str) -> None:
@@ -266,13 +320,21 @@ def test_a_host_that_takes_no_tool_choice_is_asked_without() -> None:
             assert calls(message) == [FIRST]
         await engine.aclose()
 
-    def reply(self: Any, status: int, body: bytes) -> None:
-        refused = "tool_choice" in self.asked[-1]
-        Chats.reply(self, 400 if refused else status, b"{}" if refused else body)
+    def reply(self: Any, well: int, body: bytes) -> None:
+        refused = field in self.asked[-1]
+        Chats.reply(self, status if refused else well, b"{}" if refused else body)
 
     with host(call(SHANGHAI), reply=reply) as (url, asked):
         asyncio.run(twice(url))
-    assert ["tool_choice" in one for one in asked] == [True, False, False]
+    tries = {"tool_choice": [True, False, False], "stream_options": [True, True, False, False]}
+    assert [field in one for one in asked] == tries[field]
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_what_is_refused_whatever_is_left_out_is_told(status: int) -> None:
+    with host(b"{}", status=status) as (url, asked), pytest.raises(EngineError, match=f"answered {status}"):
+        asyncio.run(complete(url))
+    assert len(asked) == 2 and "stream_options" not in asked[1]
 
 
 def test_an_answer_that_is_cut_has_no_call() -> None:
@@ -300,6 +362,18 @@ def test_an_answer_of_a_form_is_had() -> None:
         (200, b'data: {"error": {"message": "died"}}\n\n', EngineError, "died"),
         (200, b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n', EngineError, "without a finish_reason"),
         (200, b'data: {"choices": 5}\n\n', EngineError, "broke off"),
+        (
+            200,
+            b'data: {"choices": [{"delta": {"tool_calls": [%s]}}]}\n\ndata: [DONE]\n\n' % OPEN,
+            EngineError,
+            "finish_re",
+        ),
+        (
+            200,
+            b"\n<html>Sign in</html>",
+            EngineError,
+            r"answered with a page \(text/event-stream\), expected events or",
+        ),
     ],
 )
 def test_what_goes_wrong_is_told(status: int, body: bytes, error: type[Exception], told: str) -> None:
@@ -319,6 +393,59 @@ def test_what_a_chat_cannot_do_is_refused() -> None:
         ask(b"", request=ChatRequest([], prompt="Once upon"))
     with pytest.raises(RequestError, match="always answers anew"):
         ask(b"", request=ChatRequest(ASK.messages, begun=Message(content="It is")))
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "Application/JSON; charset=utf-8", "text/plain", "text/event-stream"]
+)
+@pytest.mark.parametrize("body", [WHOLE, b"\n  \n" + WHOLE, call(SHANGHAI), b": wait\n\n" + call(SHANGHAI)])
+def test_an_answer_is_read_whatever_its_type_is_said_to_be(body: bytes, kind: str) -> None:
+    def send_header(self: Any, name: str, value: str) -> None:
+        super(Chats, self).send_header(name, kind if name == "Content-Type" else value)
+
+    message, _, _ = ask(body, send_header=send_header)
+    assert calls(message) == [FIRST]
+
+
+def test_done_is_an_end_and_parts_of_content_are_text() -> None:
+    parts = [{"type": "text", "text": "It is "}, {"type": "image"}, {"type": "text", "text": "cloudy."}]
+    message, _, _ = ask(sse(delta(content=parts), b"[DONE]"))
+    assert (message.content, message.finish_reason) == ("It is cloudy.", "stop")
+
+
+def test_a_model_that_reasons_against_its_variant_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def twice(url: str) -> None:
+        engine = engine_at(url)
+        for _ in range(2):
+            await chat.complete(engine, ASK)
+        await engine.aclose()
+
+    with host(answer(delta(reasoning="It asks."), delta(content="Hm."))) as (url, _):
+        asyncio.run(twice(url))
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "reasons, which variant k2 doesn't" in told and "--variant k2-thinking" in told
+
+
+OVER = delta("stop")
+
+
+@pytest.mark.parametrize(
+    ("first", "endless", "reason"),
+    [
+        (calling(part(SHANGHAI, "get_weather")), delta(content="x" * 4000), "tool_calls"),
+        (calling(part(SHANGHAI[:9], "get_weather")), calling(part("x" * 4000, "ping", 1)), "length"),
+        (delta(content=LEAKS), calling(part('{"location": "' + "x" * 4000, "get_weather")), "tool_calls"),
+    ],
+)
+def test_what_is_kept_back_has_an_end(first: Any, endless: Any, reason: str) -> None:
+    message, _, _ = ask(sse(first, *[endless] * 1000, {"error": "it was read to the end"}))
+    assert message.finish_reason == reason and bool(message.tool_calls) == (reason == "tool_calls")
+
+
+@pytest.mark.parametrize("nothing", [delta(), delta(content=""), delta(reasoning="Hm."), {"choices": []}, {}])
+def test_chunks_that_bring_nothing_have_an_end(nothing: Any) -> None:
+    with pytest.raises(EngineError, match="100,000 chunks in a row that bring nothing"):
+        ask(sse(*[nothing] * 100_001, OVER))
 
 
 async def pieces_behind(url: str, written: str) -> list[Piece]:

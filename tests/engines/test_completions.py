@@ -84,6 +84,13 @@ def test_what_the_engine_says_went_wrong_is_passed_on(
         asyncio.run(collect(connect(url)))
 
 
+def test_chunks_that_bring_nothing_have_an_end(completions: CompletionsServer) -> None:
+    url, handler = completions
+    handler.body = events(text("It "), *[text("")] * 100_001, text("is.", "stop"))
+    with pytest.raises(EngineError, match="100,000 chunks in a row that bring nothing"):
+        asyncio.run(collect(connect(url)))
+
+
 def test_a_redirect_is_not_followed_and_nothing_is_asked_twice(completions: CompletionsServer) -> None:
     url, handler = completions
     handler.status, handler.body = 302, b"elsewhere"

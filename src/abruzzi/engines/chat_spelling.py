@@ -5,9 +5,10 @@ what any engine writes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Sequence
 
-from abruzzi.protocol.json_scanner import JsonScanner
+from abruzzi.engines.chat_calls import Call, Calls, Known, leaked
 from abruzzi.protocol.markers import (
     ALIASES,
     ARGUMENT_BEGIN,
@@ -23,66 +24,81 @@ from abruzzi.protocol.prompt import Prompt
 _HEADS = (SECTION_BEGIN, CALL_BEGIN, *(one for one, meant in ALIASES.items() if meant == SECTION_BEGIN))
 _head = re.compile("|".join(map(re.escape, _HEADS)))
 _LONGEST = max(map(len, _HEADS))
-
-
-@dataclass
-class _Call:
-    number: int
-    id: str | None
-    name: str = ""
-    has_begun: bool = False
-    waiting: list[str] = field(default_factory=list)
-    """What of its arguments isn't written yet."""
-    scanner: JsonScanner = field(default_factory=JsonScanner)
+# Characters that are kept back: more than any context holds.
+_MAX_KEPT = 1_000_000
 
 
 class ChatSpelling:
     """Takes an answer's parts as they come. Content stands as it came, with the markers that a host didn't parse. Calls
     that come side by side are written one behind the other, and content that comes after the first call behind all.
+    Calls that a host parsed and left in its content, too, are told once.
     """
 
     def __init__(self, prompt: Prompt) -> None:
         assert prompt.conversation is not None
         self._first = prompt.calls
-        row, written = prompt.variant, prompt.written
-        opens = row.opens_thinking and prompt.conversation.thinking is not False
+        self._variant = row = prompt.variant
+        thinking, written = prompt.conversation.thinking, prompt.written
+        opens = row.opens_thinking and thinking is not False
         begun = opens or (row.thinks and written.startswith(THINK_BEGIN))
-        self._in_reasoning = begun and THINK_END not in written
-        self._may_reason = row.thinks and prompt.conversation.thinking is not False
+        self._in_reasoning = self._began_thinking = begun and THINK_END not in written
+        self._may_reason = row.thinks and thinking is not False
         if written and not self._in_reasoning:
             self._may_reason = False
         self._at_head = not written
-        self._calls: list[_Call] = []
+        self._said: list[str] = []  # all before the first call
+        self._unheard = ""  # the end of the reasoning that isn't wanted
+        self._leaks = False  # a call has begun there
+        self._calls = Calls()
         self._at = 0  # the call that is being written
-        self._by_index: dict[int, _Call] = {}
+        self._leaked: deque[Known] | None = None  # calls in what was said, which may be told once more
         self._late: list[str] = []
+        self._kept = 0
+        self.drops_reasoning = False
+        """Whether it reasons, which the variant has no place for."""
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether more was kept back than any context holds."""
+        return self._kept > _MAX_KEPT
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no call is open."""
+        return not any(one.is_open for one in self._calls[self._at :])
 
     def reasoning(self, text: str) -> str:
-        """None of a model that doesn't think, or is past that."""
-        if not text or not self._may_reason:
+        """None of a model that doesn't think, or is past that; but for calls that a host left in it."""
+        if not text:
             return ""
+        if not self._may_reason:
+            return self._from_unheard(text)
         opening = "" if self._in_reasoning else THINK_BEGIN
         self._in_reasoning, self._at_head = True, False
-        return opening + text
+        return self._saying(opening + text)
 
     def content(self, text: str) -> str:
         if not text:
             return ""
         if self._calls:
             self._late.append(text)
+            self._kept += len(text)
             return ""
         if self._at_head and text.startswith(THINK_BEGIN):  # the host parses no reasoning
             self._in_reasoning = False
-        return self._speaking() + text
+        return self._saying(self._speaking() + text)
 
-    def call(self, index: int | None, id: str | None, name: str | None, arguments: str) -> str:
-        """A part of a call. One without an index, or with another id than the call of this index has, is a new one; so
-        is one with neither, but with a name.
-        """
-        one = self._call(index, id, name)
-        one.name = one.name or name or ""
-        one.waiting.append(arguments)
-        return self._written()
+    def call(self, index: int | None, id: str | None, name: str, arguments: str) -> str:
+        """A part of a call."""
+        if self._leaked is None:
+            said = "".join(self._said)
+            has_any = _head.search(said) is not None
+            self._leaked = deque(leaked(said, self._variant, thinking=self._began_thinking) if has_any else ())
+        one = self._calls.take(index, id, name, arguments)
+        text = self._written()
+        if one is not None and not text:
+            self._kept += len(arguments)
+        return text
 
     def close(self, *, cut: bool) -> str:
         """What is left. `cut`: a limit ended the answer, and so maybe the last call."""
@@ -90,57 +106,83 @@ class ChatSpelling:
             return ""
         texts: list[str] = []
         for one in self._calls[self._at :]:
+            if self._is_known(one):
+                continue
             texts.append(self._rest_of(one))
-            if one.scanner.open:  # inside a string a marker is text
+            if one.is_open:  # inside a string a marker is text
                 return "".join(texts)
             texts.append(CALL_END)
         if cut:
             return "".join(texts[:-1])
-        return "".join((*texts, SECTION_END, *self._late))
+        end = SECTION_END if any(one.written is not None for one in self._calls) else ""
+        return "".join((*texts, end, *self._news()))
 
     def _speaking(self) -> str:
         ending = THINK_END if self._in_reasoning else ""
         self._in_reasoning = self._may_reason = self._at_head = False
         return ending
 
-    def _call(self, index: int | None, id: str | None, name: str | None) -> _Call:
-        known = self._by_index.get(index) if index is not None else self._calls[-1] if self._calls else None
-        is_new = known is None or bool(id and known.id and id != known.id)
-        if known is None or is_new or (index is None and not id and name):
-            known = _Call(len(self._calls), id)
-            self._calls.append(known)
-            if index is not None:
-                self._by_index[index] = known
-        return known
+    def _saying(self, text: str) -> str:
+        self._said.append(text)
+        return text
+
+    def _from_unheard(self, text: str) -> str:
+        if self._leaks:
+            return self.content(text)
+        self.drops_reasoning = self.drops_reasoning or not self._variant.thinks
+        self._unheard = self._unheard[-_LONGEST:] + text
+        found = _head.search(self._unheard)
+        if found is None:
+            return ""
+        self._leaks = True
+        return self.content(self._unheard[found.start() :])
 
     def _written(self) -> str:
-        """What can be written by now: of a call behind another nothing before that is whole."""
+        """What can be written by now: of a call behind another nothing before that is whole; of one that may be known
+        nothing before it is; and a name only with what comes behind it, for it may come in pieces.
+        """
         texts: list[str] = []
-        while (one := self._calls[self._at]).name:
-            texts.append(self._rest_of(one))
-            if self._at + 1 == len(self._calls) or not one.scanner.whole:
+        while self._at < len(self._calls):
+            one = self._calls[self._at]
+            if not one.name or not one.parts or (self._leaked and not one.is_whole):
                 break
-            texts.append(CALL_END)
+            is_known = self._is_known(one)
+            if not is_known:
+                texts.append(self._rest_of(one))
+                if self._at + 1 == len(self._calls) or not one.is_whole:
+                    break
+                texts.append(CALL_END)
             self._at += 1
         return "".join(texts)
 
-    def _rest_of(self, one: _Call) -> str:
+    def _is_known(self, one: Call) -> bool:
+        """Whether it stands in the content, too. The first that doesn't tells that those behind it don't either."""
+        if not self._leaked or one.written is not None:
+            return False
+        if one.known() == self._leaked[0]:
+            self._leaked.popleft()
+            return True
+        self._leaked.clear()
+        return False
+
+    def _rest_of(self, one: Call) -> str:
         head = ""
-        if not one.has_begun:
-            one.has_begun = True
+        if one.written is None:
             id = f"functions.{one.name}:{self._first + one.number}" if one.name else one.id or ""
-            section = "" if one.number else SECTION_BEGIN
+            section = SECTION_BEGIN if all(other.written is None for other in self._calls) else ""
             head = f"{self._speaking()}{section}{CALL_BEGIN}{id}{ARGUMENT_BEGIN}"
-        arguments = "".join(one.waiting)
-        one.waiting.clear()
-        _scan(one.scanner, arguments)
+        arguments = "".join(one.parts[one.written or 0 :])
+        one.written = len(one.parts)
         return head + arguments
 
-
-def _scan(scanner: JsonScanner, text: str) -> None:
-    at = 0
-    while at < len(text) and not scanner.whole:
-        at = max(scanner.scan(text, at), at + 1)
+    def _news(self) -> Sequence[str]:
+        """What came behind the calls, if it isn't those once more."""
+        late = "".join(self._late)
+        if _head.search(late) is None:
+            return self._late
+        again = leaked(late, self._variant, thinking=False)
+        told = [one.known() for one in self._calls]
+        return () if again and again == told[: len(again)] else self._late
 
 
 class Behind:

@@ -1,5 +1,5 @@
 """Any server that offers OpenAI's `/v1/completions`: the prompt goes out as text or as token ids, the output comes back
-as it is written.
+as it is written. One that turns out to offer chat alone is asked for that.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgspec
 
 from abruzzi.engines.api import Constraint, Ids
 from abruzzi.engines.base import Capabilities, Piece, SamplingParams, name_of
+from abruzzi.engines.chat_only import ChatEngine
 from abruzzi.engines.doctor import Finding, examine, in_words
 from abruzzi.engines.http import Unreachable
 from abruzzi.engines.output import Output
@@ -82,6 +83,8 @@ class CompletionsEngine(Remote):
         self._asked_at = math.inf if ways is not None else -math.inf
         self._unready = "it wasn't asked"
         self._settling: asyncio.Task[None] | None = None
+        self._make_chat = partial(ChatEngine, base_url, model=model, variant=variant, timeout=timeout, api_key=api_key)
+        self._chat: ChatEngine | None = None  # what is asked in its place where there are no completions
         self._refused: dict[int, float] = {}  # hashes of grammars that it isn't given, and until when
 
     async def settle(self, seconds: float | None = None) -> Ways:
@@ -101,6 +104,10 @@ class CompletionsEngine(Remote):
         self._is_settled, self.ways = True, found
         self._refused.clear()
         counter = self.capabilities.counter
+        if not found.completes:
+            self._chat = self._make_chat(context_length=self.capabilities.context_length, tokenizer=counter)
+            self.capabilities, self._asked_at = self._chat.capabilities, math.inf  # a host of chats stays one
+            return found
         self._by_id = counter is not None and bool(found.ids) and found.ids.items() <= counter.controls.items()
         self.capabilities = replace(
             self.capabilities,
@@ -120,9 +127,22 @@ class CompletionsEngine(Remote):
 
     def told(self) -> Sequence[tuple[str, bool]]:
         """What `settle` found, in words, and whether something had better be changed."""
+        if self._chat is not None:
+            return self._chat.told()
         if self._is_settled:
             return in_words(self.ways, guided=self._guided)
         return [(f"isn't known so far, and is given no grammar until it is: {self._unready}", True)]
+
+    def health(self) -> list[dict[str, Any]]:
+        return super().health() if self._chat is None else self._chat.health()
+
+    async def look(self) -> bool:
+        return await (super().look() if self._chat is None else self._chat.look())
+
+    async def aclose(self) -> None:
+        if self._chat is not None:
+            await self._chat.aclose()
+        await super().aclose()
 
     @contextlib.asynccontextmanager
     async def _asker(self) -> AsyncGenerator[Asker, None]:
@@ -135,10 +155,8 @@ class CompletionsEngine(Remote):
     def complete(self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None) -> AsyncGenerator[Piece, None]:
         """Continue the prompt, within the grammar where the engine obeys one and the prompt ends before the turn."""
         self._settle_again()
-        if not self.ways.completes:
-            raise EngineUnavailable(
-                f"expected completions, {self.url} offers chat alone, which wasn't known at start: start again"
-            )
+        if self._chat is not None:
+            return self._chat.complete(prompt, params, grammar)
         constraint = self.ways.constraint
         if grammar is None or constraint is None or grammar.written or self._refuses(grammar):
             return self._pieces(prompt, params)

@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from abruzzi.engines.base import Engine
-from abruzzi.engines.chat_only import ChatEngine
 from abruzzi.engines.completions import CompletionsEngine
 from abruzzi.engines.local.engine import LocalEngine
 from abruzzi.engines.local.weights import CATALOGUE, SMOLLM2, Progress, Weights, is_whole, obtain, weights_named
@@ -145,14 +144,14 @@ def _served(
     if not answering:
         down = "; ".join(map(str, found)) or "none is named"
         raise EngineUnavailable(f"expected an engine that answers: {down}")
-    settling: list[CompletionsEngine] = []
+    engines: list[CompletionsEngine] = []
     for url, one in zip(urls, found, strict=True):
         # One that is down is taken to serve what the others do, once it is up.
         what = one if isinstance(one, Served) else answering[0]
         row = variant_for(what.model, variant)
         if tokenizer is not None and not row.controls <= tokenizer.controls.keys():
             raise RequestError(f"expected no tokenizer of Kimi K2 for a model of variant {row.name!r}", "tokenizer")
-        settling.append(
+        engines.append(
             CompletionsEngine(
                 url,
                 model=what.model,
@@ -165,8 +164,8 @@ def _served(
             )
         )
     # In threads, whose event loops are their own: one may be running here.
-    with ThreadPoolExecutor(min(32, len(settling))) as threads:
-        engines = list(threads.map(lambda engine: _settled(engine, timeout, api_key), settling))
+    with ThreadPoolExecutor(min(32, len(engines))) as threads:
+        list(threads.map(lambda engine: asyncio.run(engine.settle(_START_SECONDS)), engines))
     if len(engines) == 1:
         return engines[0]
     pool = Pool(engines)
@@ -176,29 +175,13 @@ def _served(
     return pool
 
 
-def _settled(engine: CompletionsEngine, timeout: float | None, api_key: str | None) -> CompletionsEngine | ChatEngine:
-    """The engine, or that of a server that turns out to offer chat alone."""
-    if asyncio.run(engine.settle(_START_SECONDS)).completes:
-        return engine
-    its = engine.capabilities
-    return ChatEngine(
-        engine.url,
-        model=its.model,
-        variant=its.variant,
-        context_length=its.context_length,
-        tokenizer=its.counter,
-        timeout=timeout,
-        api_key=api_key,
-    )
-
-
 def told(engine: Engine) -> Sequence[tuple[str, bool]]:
     """What was found out of served engines, a line each, and whether something had better be changed."""
     several = engine.engines if isinstance(engine, Pool) else [engine]
     return [
         (f"{one.url} {text}", is_trouble)
         for one in several
-        if isinstance(one, CompletionsEngine | ChatEngine)
+        if isinstance(one, CompletionsEngine)
         for text, is_trouble in one.told()
     ]
 

@@ -16,6 +16,8 @@ from abruzzi.protocol.errors import EngineError
 # Bytes of one line: engines that give all at once write up to a million characters, each six bytes as `\\uXXXX`.
 _MAX_LINE = 16 << 20
 _MAX_COUNT = 1 << 53
+# Chunks in a row that bring nothing: more than any model thinks behind a host that doesn't show it.
+_MAX_SILENT = 100_000
 # Ends at which the engine gave the request up: vLLM's and SGLang's; TensorRT-LLM's.
 _GIVEN_UP = frozenset(("abort", "error", "cancelled", "timeout"))
 
@@ -60,7 +62,8 @@ _AnyChunk = TypeVar("_AnyChunk", bound=Chunk)
 class Choice(msgspec.Struct, gc=False):
     """What tells the end of an output."""
 
-    finish_reason: str | None = None
+    finish_reason: Any = None
+    """A text; whatever else stands there is an end like any other."""
     stop_reason: str | int | None = None
     """The stop sequence, or the token's id: vLLM's name for it."""
     matched_stop: str | int | None = None
@@ -77,6 +80,7 @@ class Stream(ABC, Generic[_AnyChunk]):
         self._reason: str | None = None
         self._stop: str | int | None = None
         self._usage: Usage | None = None
+        self._silent = 0  # chunks since the last that brought something
         self.over = False
         """Whether the engine said that no more events follow."""
 
@@ -102,8 +106,13 @@ class Stream(ABC, Generic[_AnyChunk]):
             yield chunk
 
     def _note_end(self, choice: Choice) -> None:
-        self._reason = choice.finish_reason or self._reason
+        self._reason = str(choice.finish_reason) if choice.finish_reason else self._reason
         self._stop = choice.stop_reason or choice.matched_stop or self._stop
+
+    def _note_silence(self, ended: bool) -> None:
+        self._silent = 0 if ended else self._silent + 1
+        if self._silent > _MAX_SILENT:
+            raise EngineError(f"the engine wrote {_MAX_SILENT:,} chunks in a row that bring nothing")
 
     def last(self, *, guided: bool) -> Piece:
         """The end of the output. Raises EngineError where the engine had not come to it."""
@@ -164,6 +173,7 @@ class Output(Stream[_Completion]):
                     its = choice.token_ids if self._by_id and choice.token_ids else ()
                     if self._by_id and choice.text and not its:
                         raise Failed("the engine told no token ids for a part of its text, for which it was asked")
+                    self._note_silence(bool(choice.text or its))
                     if alone and (choice.text or its):
                         logprob, alternatives = _logprobs(choice.logprobs)
                         yield Piece(choice.text or "", ids=its, logprob=logprob, alternatives=alternatives)

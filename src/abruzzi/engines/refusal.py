@@ -32,6 +32,9 @@ class Refused(EngineError):
 class Failed(EngineError):
     """The engine is there, and failed at this request. Whose fault that is, another engine or another request tells."""
 
+    answered: int | None = None
+    """The status of its answer, where it is one that isn't 200."""
+
 
 def refusal(url: str, status: int, body: str, retry_after: str = "", location: str = "") -> AbruzziError:
     """What an answer that isn't 200 comes to. `retry_after`, `location`: its headers of these names."""
@@ -47,7 +50,9 @@ def refusal(url: str, status: int, body: str, retry_after: str = "", location: s
         return EngineUnavailable(told, seconds_of(retry_after))
     if status in (408, 504):
         return EngineTimeout(told)
-    return Failed(told)
+    failed = Failed(told)
+    failed.answered = status
+    return failed
 
 
 def redirect(url: str, status: int, location: str) -> str:

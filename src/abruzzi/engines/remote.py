@@ -13,7 +13,7 @@ import msgspec
 from abruzzi.engines.base import Capabilities, Piece
 from abruzzi.engines.http import BrokenOff, Client, Response, Silence, Unreachable
 from abruzzi.engines.output import Events, Stream
-from abruzzi.engines.refusal import refusal
+from abruzzi.engines.refusal import Failed, refusal
 from abruzzi.protocol.errors import AbruzziError, EngineError, EngineTimeout, EngineUnavailable, RequestError
 from abruzzi.protocol.prompt import Prompt
 
@@ -24,6 +24,8 @@ _SILENCE_SECONDS = 600.0
 _LONG = 256 << 10
 # Bytes of an answer that comes whole.
 _MAX_WHOLE = 64 << 20
+# Characters of a content type.
+_SHOWN = 80
 
 
 class Remote:
@@ -78,13 +80,17 @@ class Remote:
             try:
                 if response.status != 200:
                     raise await _refusal(url, response)
-                if response.headers.get(b"content-type", b"").startswith(b"application/json"):
-                    whole = await response.rest(_MAX_WHOLE)  # it doesn't stream, or is in trouble
+                received = b" "
+                while received.isspace():  # which some hosts send while a request waits
+                    received = await response.read()
+                if _is_whole(url, response, received):  # it doesn't stream, or is in trouble
+                    whole = received + await response.rest(_MAX_WHOLE)
                     for piece in output.pieces((whole,)):
                         yield piece
                 else:
                     events = Events()
-                    received = b"\n"
+                    for piece in output.pieces(events.feed(received or b"\n")):
+                        yield piece
                     while received and not output.over:
                         received = await response.read()
                         for piece in output.pieces(events.feed(received or b"\n")):  # the last line may have no end
@@ -102,6 +108,17 @@ class Remote:
             raise EngineTimeout(f"{url} {error}") from error
         except BrokenOff as error:
             raise EngineError(f"{url} broke off: {error}") from error
+
+
+def _is_whole(url: str, response: Response, begins: bytes) -> bool:
+    """Whether the answer is one JSON value and no stream of events, by what it begins with: hosts name either anything.
+    Raises Failed for a page.
+    """
+    kind = response.headers.get(b"content-type", b"").decode("latin-1")
+    if begins.lstrip().startswith(b"<"):
+        raise Failed(f"{url} answered with a page ({kind[:_SHOWN] or 'of no type'}), expected events or JSON")
+    is_event = begins.lstrip().startswith((b"data:", b"event:", b"id:", b"retry:", b":"))
+    return begins.lstrip().startswith(b"{") or (kind.lower().startswith("application/json") and not is_event)
 
 
 async def _refusal(url: str, response: Response) -> AbruzziError:
