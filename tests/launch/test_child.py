@@ -52,6 +52,16 @@ def test_lines_come_whole_and_in_order() -> None:
     assert lines == ["one", "two", "three", "a", "last"]  # of a bar, one in a second
 
 
+def test_an_engine_writes_on_where_nobody_takes_its_log() -> None:
+    """It would hang as soon as the pipe is full."""
+
+    def broken(_: str) -> None:
+        raise BrokenPipeError
+
+    with Child(("sh", "-c", "seq 1 100000"), show=broken, grace=1) as child:
+        assert child.wait(20) and child.exit_code == 0 and child.last_lines[-1] == "100000"
+
+
 def test_the_last_lines_are_kept() -> None:
     child, lines = run("sh", "-c", "seq 1 1000")
     assert len(lines) == 1000 and child.last_lines == [str(number) for number in range(981, 1001)]

@@ -43,7 +43,13 @@ def started(text: str) -> str:
             " --trust_remote_code",
         ),
         (f"vllm serve {K2} --port 80 -tp 8", f"vllm serve {K2} -tp 8 --trust-remote-code"),
-        (f"vllm serve --port=80 --host 0.0.0.0 {K2}x", f"vllm serve {K2}x"),
+        (f"vllm serve --port=80 --host 0.0.0.0 {K2}", f"vllm serve {K2} --trust-remote-code"),
+        (f"vllm serve -tp 8 {K2}", f"vllm serve -tp 8 {K2} --trust-remote-code"),
+        ("vllm serve -tp 8 Qwen/Qwen3-8B", "vllm serve -tp 8 Qwen/Qwen3-8B"),
+        (f"vllm serve {K2} --no-trust-remote-code", f"vllm serve {K2} --no-trust-remote-code"),
+        (f"sglang serve --tp 8 {K2}", f"sglang serve --tp 8 {K2} --trust-remote-code"),
+        (f"trtllm-serve {K2} --trust-remote-code", f"trtllm-serve {K2} --trust_remote_code"),
+        (f"trtllm-serve --trust-remote-code {K2}", f"trtllm-serve --trust_remote_code {K2}"),
         (f"vllm serve --trust_remote_code --model {K2}", f"vllm serve --trust_remote_code --model {K2}"),
         (f"env A=1 vllm serve {K2} --nnodes 2 --node-rank 0", f"env A=1 vllm serve {K2} --nnodes 2 --node-rank 0"
          " --trust-remote-code"),
@@ -72,6 +78,15 @@ def test_an_engines_command_is_mended_and_else_left_as_it_stands(given: str, men
         ("python -m", "got python -m"),
         ("sh -c 'vllm serve x'", "got sh -c"),
         ("docker run --gpus all vllm/vllm-openai --model x", "run abruzzi launch there, inside"),
+        ("sudo docker run vllm/vllm-openai vllm serve x", "docker starts the engine where it can't be watched"),
+        ("env A=1 ssh host vllm serve x", "ssh starts the engine where"),
+        ("numactl -N 0 kubectl exec pod -- vllm serve x", "kubectl starts the engine where"),
+        ("CUDA_VISIBLE_DEVICES=0 vllm serve x", "expected a program, got CUDA_VISIBLE_DEVICES=...: put env in front"),
+        ("vllm serve x --dry-run", "--dry-run is abruzzi's own: it stands before the engine's command"),
+        ("vllm serve x --engine-grace=3", "--engine-grace is abruzzi's own"),
+        ("vllm serve x --skip-tokenizer-init", "--skip-tokenizer-init can't stay"),
+        ("vllm serve x --port --dtype auto", "got --port without a value"),
+        ("trtllm-serve x --extra_llm_api_options", "expected a file behind --extra_llm_api_options"),
         ("trtllm-serve", "expected a model behind trtllm-serve, got none"),
         ("trtllm-serve --tp_size 8", "expected a model behind trtllm-serve, got none"),
         ("trtllm-serve --model", "expected one model, got --model without a value"),
@@ -142,6 +157,19 @@ def test_keys_are_known_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert keys("vllm serve x")[0] == ("sk-env",) and keys("llama-server -m x")[0] == ()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "env HF_TOKEN=sk-1 AWS_SECRET=sk-2 vllm serve x --hf-token sk-3",
+        "python -m sglang.launch_server --model x --admin-api-key sk-1 --some_password=sk-2",
+    ],
+)
+def test_no_secret_is_shown(command: str) -> None:
+    assert "sk-" not in read(shlex.split(command)).shown(1)
+    plain = "vllm serve x --max-num-batched-tokens 8 --tokenizer-mode auto"
+    assert "8 --tokenizer-mode auto" in read(shlex.split(plain)).shown(1)
+
+
 def test_options_are_found_in_all_their_spellings() -> None:
     arguments = Arguments(("m", "--a_b", "1", "--a-b=2", "--flag", "x", "--empty="))
     assert arguments.value("--a-b") == "2" and arguments.has("--flag") and not arguments.has("--fla")
@@ -149,7 +177,23 @@ def test_options_are_found_in_all_their_spellings() -> None:
     assert arguments.without("--a-b").words == ("m", "--flag", "x", "--empty=")
     assert Arguments(("--port", "--host", "x")).without("--port").words == ("--host", "x")
     assert arguments.positional({"--flag"}) == ["m", "x"]
-    assert arguments.masked("--a-b").words == ("m", "--a_b", "...", "--a-b=...", "--flag", "x", "--empty=")
+    secret = Arguments(
+        ("m", "--api_key", "1", "--hf-token=2", "--keyed", "x", "--monkey", "y", "--some-keys", "a", "b")
+    )
+    assert secret.masked().words == (
+        *("m", "--api_key", "...", "--hf-token=...", "--keyed", "x", "--monkey", "y", "--some-keys", "...", "..."),
+    )
+
+
+@pytest.mark.parametrize(("mode", "what"), [(None, "a folder"), (0o644, "no program: it isn't executable")])
+def test_what_is_no_program_is_told(mode: int | None, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "vllm"
+    if mode is None:
+        path.mkdir()
+    else:
+        path.touch(mode)
+    with pytest.raises(EngineUnavailable, match=f"expected a program, it is {what}"):
+        read([str(path), "serve", "x"]).check_executable()
 
 
 def test_a_program_that_is_not_there_is_told() -> None:
@@ -162,5 +206,4 @@ def test_the_engines_port_is_a_free_one() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert free_port(port) > port
-    with pytest.raises(EngineUnavailable, match="no port is free"):
-        free_port(65536)
+    assert 64000 < free_port(65536) < 65536

@@ -72,6 +72,12 @@ def test_what_matters_is_told(tmp_path: Path) -> None:
         ("guided_decoding_backend: outlines", "F:1: expected xgrammar or llguidance or null for"
          " guided_decoding_backend, got 'outlines'"),
         ("moe_config:\n  backend: 3", "F:2: expected a text for backend, got 3"),
+        ("a: 1\nmax_seq_len: 1e3", "F:2: expected an integer or null for max_seq_len, got '1e3'"),
+        ("cuda_graph_config: {batch_sizes: [1e3]}", "F:1: expected a list of integers or null for batch_sizes, got"
+         " [1e3]"),
+        ("MAX_BATCH_SIZE: 5", "F:1: unknown key MAX_BATCH_SIZE: max_batch_size is meant?"),
+        ("skip_tokenizer_init: true", "F:1: skip_tokenizer_init can't stay: it couldn't read a prompt of text then"),
+        ("? [a, b]\n: 1", "F:1: expected a name for a key, got a list or keys and values"),
         ("a: 1\nmax_seq_len: 2\nmax_seq_len: 3", "F:3: max_seq_len stands twice, in line 2 too"),
     ],
 )  # fmt: skip
@@ -94,8 +100,15 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         ("", "expected keys and values in F, got nothing"),
         ("a: !!python/object:os.system x", "F:1: expected YAML: could not determine a constructor"),
         ("a: *b", "F:1: expected YAML: found undefined alias"),
+        ("a: \0", "F: expected YAML: "),
+        ("b: 1\na: 2020-13-45", "F:2: expected YAML: a value that is none (ValueError: month must be in 1..12"),
+        ("a: [1, 2020-13-45]", "F:1: expected YAML: a value that is none"),
+        *((f"max_seq_len: !!{value}", "F:1: expected YAML: a value that is none")
+          for value in ("int abc", "float x", "bool maybe", "timestamp x")),
+        (f"max_seq_len: {'9' * 5000}", "F:1: expected YAML: a value that is none"),
+        ("a: " + "[" * 5000, "F: expected a few levels, got one inside another too many times"),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_yaml_of_options_is_told(text: str, told: str, tmp_path: Path) -> None:
     assert faults(tmp_path, text)[0].startswith(told)
 
@@ -110,6 +123,8 @@ enable_attention_dp: "yes"
 disable_overlap_scheduler: 1
 max_batch_size: "8"
 max_seq_len: 4096.0
+max_num_tokens: 1_000
+max_beam_width: 1.
 cuda_graph_config: {batch_sizes: null, max_batch_size: 64}
 guided_decoding_backend: null
 speculative_config: {decoding_type: MTP, num_nextn_predict_layers: 3}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,13 +33,13 @@ def python(*arguments: str, hash_seed: int = 0) -> None:
     subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, check=True, capture_output=True)
 
 
-def write(shared: Path, out: Path, hash_seed: int) -> list[bytes]:
+def write(shared: Path, out: Path, hash_seed: int, stage: int = 1) -> list[bytes]:
     """What the command writes for a small dataset."""
     out.mkdir()
     distilled = out / "distilled.jsonl"
     distilled.write_text("".join(json.dumps({"prompt": p, "answer": a}) + "\n" for p, a in DISTILLED))
     options = ["--shared", str(shared), "--distilled", str(distilled), "--out", str(out), "--scale", "0.05"]
-    python("-m", "training.data", *options, hash_seed=hash_seed)
+    python("-m", "training.data", *options, "--stage", str(stage), hash_seed=hash_seed)
     return [(out / name).read_bytes() for name in ("train.jsonl", "valid.jsonl")]
 
 
@@ -128,6 +129,28 @@ def test_the_later_stages_are_valid_and_hold_nothing_of_the_evaluations(shared: 
     for row in third:
         if row["source"] == "irrelevant":
             assert "tool_calls" not in row["messages"][-1]
+
+
+def test_requests_made_of_signatures_say_what_their_calls_hold(shared: Path, tmp_path: Path) -> None:
+    first, second = (write(shared, tmp_path / str(seed), hash_seed=seed, stage=4) for seed in (1, 2))
+    assert first == second
+    evals, rows = load_evals(shared / "evals"), read(first)
+    assert [row for row in rows if evals.overlap(row) or faults(row)] == []
+    made = [row for row in rows if row["source"].startswith("signature")]
+    assert len(made) > 1500 and len({row["messages"][0]["content"] for row in made}) > 0.95 * len(made)
+    assert len({tool["function"]["name"] for row in made for tool in row["tools"]}) > 900
+    for row in made:
+        request, reply = row["messages"]
+        assert not {tool["function"]["name"] for tool in row["tools"]} & evals.tool_names
+        assert bool(reply.get("tool_calls")) == (row["source"] != "signature_none")
+        for call in reply.get("tool_calls", ()):
+            for value in json.loads(call["function"]["arguments"]).values():
+                several = value if isinstance(value, list) else [value]
+                assert all(isinstance(one, int | float) or one in request["content"] or is_date(one) for one in several)
+
+
+def is_date(value: str) -> bool:
+    return re.fullmatch(r"\d{4}-\d\d-\d\d", value) is not None  # said in words
 
 
 def test_a_prompt_of_an_evaluation_is_left_out(conversations: list[Conversation]) -> None:

@@ -12,16 +12,17 @@ import argparse
 import collections
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from training.data import dialogues
 from training.data.catalog import load_tools
 from training.data.corpus import build
-from training.data.evals import load_evals
+from training.data.evals import Evals, load_evals
 from training.data.irrelevant import Row, second_stage
 from training.data.parts import divided, load_distilled, load_strangers
 from training.data.places import third_stage
+from training.data.signatures import fourth_stage, load_signatures, made
 
 _STAGES: dict[int, Callable[[Sequence[Row], random.Random], Sequence[Row]]] = {
     1: lambda rows, rng: rows,
@@ -39,9 +40,9 @@ def main() -> None:
     parser.add_argument(
         "--stage",
         type=int,
-        choices=(1, 2, 3),
+        choices=(1, 2, 3, 4),
         default=1,
-        help="2 and 3: for training on from the adapter of the stage before",
+        help="2 and more: for training on from the adapter of the stage before",
     )
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of conversations made")
     options = parser.parse_args()
@@ -49,17 +50,31 @@ def main() -> None:
     evals = load_evals(options.shared / "evals")
     rng = random.Random(options.seed)
     strangers = load_strangers(options.shared / "schemas" / "mcp_tools.jsonl.xz", evals, rng)
-    real = dialogues.load(options.shared / "dialogues", rng)
+    sources = dialogues.ALL if options.stage == 4 else dialogues.SOURCES
+    real = dialogues.load(options.shared / "dialogues", rng, sources)
     parts = divided(specs, load_distilled(options.distilled), strangers, real)
     options.out.mkdir(parents=True, exist_ok=True)
-    conversations = build(parts, specs, evals, seed=options.seed, scale=options.scale)
-    for name, made in zip(("train", "valid"), conversations, strict=True):
-        rows = made if name == "valid" else _STAGES[options.stage](made, random.Random(options.seed))
+    train, valid = build(parts, specs, evals, seed=options.seed, scale=options.scale)
+    rng = random.Random(options.seed)
+    if options.stage == 4:
+        signatures = load_signatures(options.shared / "schemas" / "mcp_tools.jsonl.xz", evals)
+        train = shuffled(fourth_stage(train, signatures[0], rng), evals, rng)
+        valid += shuffled(made(signatures[1], rng, 1), evals, rng)
+    else:
+        train = list(_STAGES[options.stage](train, rng))
+    for name, rows in (("train", train), ("valid", valid)):
         with (options.out / f"{name}.jsonl").open("w", encoding="utf-8") as out:
             out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         print(f"{name}: {len(rows)} conversations")
         for source, count in sorted(collections.Counter(row["source"] for row in rows).items()):
             print(f"  {source:20} {count}")
+
+
+def shuffled(rows: Iterable[Row], evals: Evals, rng: random.Random) -> list[Row]:
+    """Without what touches an evaluation."""
+    kept = [row for row in rows if not evals.overlap(row)]
+    rng.shuffle(kept)
+    return kept
 
 
 if __name__ == "__main__":

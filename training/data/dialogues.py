@@ -27,13 +27,22 @@ SOURCES = (
     ("apibank_l1", "apibank", 170),
     ("toolalpaca", "toolalpaca", 60),
 )
+# The same for the fourth stage.
+ALL = (
+    ("seal_tools", "seal_", 900),
+    ("acebench", "ace_en", 500),
+    ("acebench", "ace_zh", 120),
+    ("apibank_l1", "apibank", 276),
+    ("apibank_l2", "apibank", 29),
+    ("toolalpaca", "toolalpaca", 60),
+)
 MAX_CHARACTERS = 3680
 
 
-def load(folder: Path, rng: random.Random) -> list[JsonObject]:
+def load(folder: Path, rng: random.Random, sources: Sequence[tuple[str, str, int]] = SOURCES) -> list[JsonObject]:
     """The chosen dialogues, in any order."""
     chosen = []
-    for name, prefix, limit in SOURCES:
+    for name, prefix, limit in sources:
         with lzma.open(folder / f"{name}.jsonl.xz", "rt", encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
         rows = [row for row in rows if row["id"].startswith(prefix)]

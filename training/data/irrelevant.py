@@ -11,7 +11,7 @@ from typing import Any
 
 Row = dict[str, Any]
 
-_SAID = (
+REFUSED = (
     "None of my tools can do that, sorry.",
     "I'm sorry, I have no tool for that.",
     "I can't do that here: none of the tools I have fits.",
@@ -53,5 +53,5 @@ def _without_the_right_tool(row: Row, every: Sequence[Row], rng: random.Random) 
         if other["function"]["name"] not in names:
             tools.append(other)
             names.add(other["function"]["name"])
-    messages = [row["messages"][0], {"role": "assistant", "content": rng.choice(_SAID), "train": True}]
+    messages = [row["messages"][0], {"role": "assistant", "content": rng.choice(REFUSED), "train": True}]
     return {"messages": messages, "tools": tools, "tool_format": "k2", "source": "irrelevant"}

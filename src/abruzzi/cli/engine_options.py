@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from abruzzi.cli.seconds import Seconds
 from abruzzi.cli.terminal import progress_bar
 from abruzzi.engines.base import Engine
 from abruzzi.engines.connect import EMBEDDED, connect, is_url
@@ -27,7 +28,7 @@ _OF_SERVERS = (
     click.option(
         "--engine-timeout",
         "timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Seconds(min=0, min_open=True),
         help="Seconds of silence after which a server is given up; 600 when left out.",
     ),
     click.option(

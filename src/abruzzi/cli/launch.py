@@ -17,6 +17,7 @@ from click.core import ParameterSource
 from rich.text import Text
 
 from abruzzi.cli.engine_options import engine_key, with_options_of_servers
+from abruzzi.cli.seconds import Seconds
 from abruzzi.cli.server_options import address, serve_engine, settings_of, with_server_options
 from abruzzi.cli.terminal import err, out, printable
 from abruzzi.engines.connect import connect
@@ -43,14 +44,14 @@ _OWN = frozenset(("host", "port", "startup_timeout", "engine_grace", "no_check",
     "--startup-timeout",
     default=3600.0,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     help="Seconds that the engine has to load in.",
 )
 @click.option(
     "--engine-grace",
     default=20.0,
     show_default=True,
-    type=click.FloatRange(0),
+    type=Seconds(0),
     help="Seconds that the engine has to end in before it is killed.",
 )
 @click.option("--no-check", is_flag=True, help="Start TensorRT-LLM without looking into its YAML.")
@@ -165,7 +166,11 @@ def _started(command: Command, port: int, grace: float) -> Child:
     name = command.program.name
 
     def show(line: str) -> None:
-        err.print(Text.assemble((f"{name} | ", "dim"), printable(line)))
+        if err.is_terminal:
+            err.print(Text.assemble((f"{name} | ", "dim"), printable(line)))
+        else:  # a hundred times as fast, and an engine may write thousands of lines a second
+            err.file.write(f"{name} | {printable(line)}\n")
+            err.file.flush()
 
     return Child(command.words(port), show=show, grace=grace)
 

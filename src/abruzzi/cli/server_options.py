@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import click
 
+from abruzzi.cli.seconds import Seconds
 from abruzzi.cli.terminal import err
 from abruzzi.engines.base import Engine
 from abruzzi.engines.connect import told
@@ -55,7 +56,7 @@ _OPTIONS = (
         "--grace",
         default=_DEFAULTS.grace,
         show_default=True,
-        type=click.FloatRange(0),
+        type=Seconds(0),
         help="Seconds for open requests to end in when it is stopped.",
     ),
     click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+
+# What a secret's option or variable ends in; tokens are counted.
+_SECRET = re.compile(r"(?:^|[-_])(?:(?:api_?key|key|password|secret)s?|token)", re.IGNORECASE)
+
+
+def is_secret(name: str) -> bool:
+    """Whether what an option or a variable of this name holds is shown to nobody."""
+    return any(found.end() == len(name) for found in _SECRET.finditer(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +71,11 @@ class Arguments:
                 found.append(word)
         return found
 
-    def masked(self, *names: str) -> Arguments:
-        """The values of these options made unreadable."""
+    def masked(self) -> Arguments:
+        """The values of options that hold a secret, by their names, made unreadable."""
         words = list(self.words)
         for at, name, given in self._options():
-            if name in names:
+            if is_secret(name):
                 if given is not None:
                     words[at] = f"{words[at].partition('=')[0]}=..."
                 for offset in range(at + 1, at + 1 + (0 if given is not None else len(self._behind(at)))):

@@ -34,14 +34,15 @@ class Child:
     """An engine that runs in a `with` block. Nothing of it outlives that, nor this process, however that ends."""
 
     def __init__(self, command: Sequence[str], *, show: Callable[[str], object], grace: float) -> None:
-        """`show` is given each line of the log, in a thread of its own. `grace`: seconds to end in when it is told to.
+        """`show` is given each line of the log, in a thread of its own, until it fails. `grace`: seconds to end in when
+        it is told to.
 
         Raises EngineUnavailable where processes can't be kept as they must be.
         """
         if sys.platform == "win32":
             raise EngineUnavailable("abruzzi launch needs Linux or macOS: start the engine, and abruzzi serve --engine")
         self._command = (str(grace), *command)
-        self._show = show
+        self._show: Callable[[str], object] | None = show
         self._kept: deque[str] = deque(maxlen=_KEPT_LINES)
         self._reader = threading.Thread(target=self._read, name="engine-log", daemon=True)
 
@@ -136,4 +137,12 @@ class Child:
         text = _COLOUR.sub("", line.decode(errors="replace")).rstrip()
         if text:
             self._kept.append(text)
-            self._show(text)
+            self._try_to_show(text)
+
+    def _try_to_show(self, text: str) -> None:
+        """Where nobody takes the log any more it is read all the same: an engine that can't write any hangs."""
+        if self._show is not None:
+            try:
+                self._show(text)
+            except Exception:
+                self._show = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abruzzi.engines.folder import variant_of_folder
-from abruzzi.engines.launch.arguments import Arguments
+from abruzzi.engines.launch.arguments import Arguments, is_secret
 from abruzzi.engines.launch.llamacpp import LLAMA_SERVER
 from abruzzi.engines.launch.program import Program
 from abruzzi.engines.launch.sglang import SGLANG
@@ -26,6 +27,8 @@ PROGRAMS = (TRTLLM, VLLM, SGLANG, LLAMA_SERVER)
 _PYTHON = re.compile(r"python[\d.]*")
 # Python's own options that have a value.
 _PYTHON_VALUES = frozenset(("-X", "-W"))
+# Options of `abruzzi launch` that no engine has.
+_OURS = ("--dry-run", "--engine-grace", "--no-check", "--startup-timeout")
 # What these start has a loopback of its own, or outlives them.
 _ELSEWHERE = frozenset(("docker", "podman", "kubectl", "ssh"))
 _LOOPBACK = "127.0.0.1"
@@ -59,19 +62,23 @@ class Command:
         return [*self.head, *self.arguments.plus(*address).words]
 
     def shown(self, port: int) -> str:
-        """The same as a shell takes it, without keys."""
+        """The same as a shell takes it, without secrets."""
         address = () if self.worker else ("--host", _LOOPBACK, "--port", str(port))
-        variable = self.program.key_variable
-        head = (f"{variable}=..." if variable and word.startswith(f"{variable}=") else word for word in self.head)
-        return shlex.join([*head, *self.arguments.plus(*address).masked(*self.program.key_options).words])
+        head = (f"{word.partition('=')[0]}=..." if _sets_secret(word) else word for word in self.head)
+        return shlex.join([*head, *self.arguments.plus(*address).masked().words])
 
     def check_executable(self) -> None:
         """Raises EngineUnavailable where the command's first word is no program."""
-        if shutil.which(self.head[0]) is None:
-            raise EngineUnavailable(
-                f"can't start {self.head[0]}: no such program on PATH; activate the environment or enter the container"
-                f" that has {self.program.name}, or give the program's path"
-            )
+        name = self.head[0]
+        if shutil.which(name) is not None:
+            return
+        if os.sep in name and Path(name).exists():
+            what = "a folder" if Path(name).is_dir() else "no program: it isn't executable"
+            raise EngineUnavailable(f"can't start {name}: expected a program, it is {what}")
+        raise EngineUnavailable(
+            f"can't start {name}: no such program on PATH; activate the environment or enter the container"
+            f" that has {self.program.name}, or give the program's path"
+        )
 
 
 def read(words: Sequence[str], *, variant: str | None = None, checks_files: bool = True) -> Command:
@@ -82,6 +89,9 @@ def read(words: Sequence[str], *, variant: str | None = None, checks_files: bool
     """
     program, end = _recognised(words)
     given = Arguments(tuple(words[end:]))
+    for option in _OURS:
+        if given.has(option):
+            raise RequestError(f"{option} is abruzzi's own: it stands before the engine's command, not behind it")
     for option, reason in program.refused.items():
         if given.has(option):
             raise RequestError(f"{option} can't stay in the command of {program.name}: {reason}")
@@ -92,7 +102,7 @@ def read(words: Sequence[str], *, variant: str | None = None, checks_files: bool
     mended, trusted = _trusting(program, mended, model, row)
     port = None
     if worker is None:
-        port = _port(given.value("--port"))
+        port = _port(given)
         mended = mended.without("--host", "--port")
     return Command(
         program=program,
@@ -109,10 +119,11 @@ def read(words: Sequence[str], *, variant: str | None = None, checks_files: bool
 
 
 def free_port(beginning: int) -> int:
-    """A port of loopback that nobody has, from this one on. Of those that systems hand out by themselves it is none:
-    one of them could be another's before the engine comes to take it. Raises EngineUnavailable.
+    """A port of loopback that nobody has, from this one on, or else below it. Of those that systems hand out by
+    themselves it is none: one of them could be another's before the engine comes to take it. Raises EngineUnavailable.
     """
-    for port in range(beginning, min(beginning + 1000, 65536)):
+    above, below = range(beginning, min(beginning + 1000, 65536)), range(beginning - 2, 1023, -1)
+    for port in itertools.chain(above, below[:1000]):
         with socket.socket() as one:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -120,18 +131,20 @@ def free_port(beginning: int) -> int:
             except OSError:
                 continue
             return port
-    raise EngineUnavailable(f"no port is free on {_LOOPBACK} from {beginning} on: give another --port")
+    raise EngineUnavailable(f"no port is free on {_LOOPBACK} around {beginning}: give another --port")
 
 
 def _recognised(words: Sequence[str]) -> tuple[Program, int]:
     """The engine, and where its arguments begin. What stands before it (env, mpirun, numactl, uv run) stays."""
     expected = ", ".join(program.usage for program in PROGRAMS)
-    if Path(words[0]).name in _ELSEWHERE:
-        raise RequestError(
-            f"{words[0]} starts the engine where it can't be watched or reached: run abruzzi launch there, inside, or"
-            " start the engine and put abruzzi serve --engine http://HOST:PORT/v1 in front"
-        )
+    if "=" in words[0]:
+        raise RequestError(f"expected a program, got {words[0].partition('=')[0]}=...: put env in front of it")
     for at, word in enumerate(words):
+        if Path(word).name in _ELSEWHERE:
+            raise RequestError(
+                f"{word} starts the engine where it can't be watched or reached: run abruzzi launch there, inside, or"
+                " start the engine and put abruzzi serve --engine http://HOST:PORT/v1 in front"
+            )
         if word.startswith("-") or "=" in word:
             continue
         name = Path(word).name
@@ -159,6 +172,11 @@ def _module(words: Sequence[str], at: int) -> tuple[Program, int] | None:
     return None
 
 
+def _sets_secret(word: str) -> bool:
+    name, equals, _ = word.partition("=")
+    return bool(equals) and is_secret(name)
+
+
 def _variant_of(model: str | None) -> Variant | None:
     """Raises RequestError for a Kimi K3."""
     if model is None:
@@ -174,6 +192,9 @@ def _trusting(
     option = program.trust
     if option is None or arguments.has(option.replace("_", "-")):
         return arguments, ()
+    refusal = f"--no-{option[2:]}"
+    if arguments.has(refusal.replace("_", "-")):
+        return arguments, (f"{refusal} stays: K2's checkpoint brings code of its own (its tokenizer), which won't run",)
     if row is not None and SECTION_BEGIN in row.controls:
         return arguments.plus(option), (f"{option} added: K2's checkpoint brings code of its own (its tokenizer)",)
     return arguments, (
@@ -182,11 +203,14 @@ def _trusting(
     )
 
 
-def _port(text: str | None) -> int | None:
-    if text is None:
+def _port(arguments: Arguments) -> int | None:
+    if not arguments.has("--port"):
         return None
+    text = arguments.value("--port") or ""
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise RequestError(f"expected a port from 1 to 65535 in the engine's command, got --port {text[:40]}")
+        raise RequestError(
+            f"expected a port from 1 to 65535 in the engine's command, got --port {text[:40] or 'without a value'}"
+        )
     return int(text)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from abruzzi.engines.launch.llm_api_keys import PLACES, Kind
+from abruzzi.engines.launch.program import NO_TEXT
 from abruzzi.protocol.errors import RequestError
 
 # How alike two keys are, from 0 to 1, where one is taken for the other misspelled.
@@ -26,6 +28,7 @@ LLGUIDANCE = (
     "guided_decoding_backend: llguidance can't take K2's vocabulary (0.7.29, TensorRT-LLM's, ends at tokens of 256"
     " bytes, of which K2 has two): take xgrammar"
 )
+_DIGITS = re.compile(r"[+-]?\d+(?:_\d+)*(?:\.0*)?", re.ASCII)
 _BOOLEANS = frozenset(("true", "false", "yes", "no", "on", "off", "y", "n", "t", "f", "1", "0"))
 
 
@@ -45,8 +48,8 @@ def check(file: Path) -> Found:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"can't read {file}: {getattr(error, 'strerror', None) or error}") from None
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise RequestError(f"expected keys and values in {file}, got {_kind_of(node)}")
@@ -56,8 +59,8 @@ def check(file: Path) -> Found:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
         raise RequestError(f"{file}{line}: expected YAML: {getattr(error, 'problem', None) or error}") from None
-    finally:
-        loader.dispose()
+    except RecursionError:
+        raise RequestError(f"{file}: expected a few levels, got one inside another too many times") from None
     if faults:
         raise RequestError("\n".join(("expected other options for TensorRT-LLM (--no-check skips this):", *faults)))
     return Found(frozenset(entries), tuple(f"{file}: {note}" for note in _notes(entries)))
@@ -65,7 +68,18 @@ def check(file: Path) -> Found:
 
 def _entries(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Iterator[tuple[str, Any]]:
     for key, value in node.value:
-        yield str(key.value), loader.construct_object(value, deep=True)
+        yield str(key.value), _read(loader, value)
+
+
+def _read(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """The value; raises YAMLError, with its line, for one that its type has not: a date of month 13, digits by the
+    thousand.
+    """
+    try:
+        return loader.construct_object(node, deep=True)
+    except (ValueError, LookupError, AttributeError, OverflowError, TypeError) as error:
+        problem = f"a value that is none ({type(error).__name__}: {str(error)[:80]})"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
 def _faults(loader: yaml.SafeLoader, node: yaml.MappingNode, place: str) -> Iterator[tuple[int, str]]:
@@ -73,6 +87,9 @@ def _faults(loader: yaml.SafeLoader, node: yaml.MappingNode, place: str) -> Iter
     known, seen = PLACES[place], dict[str, int]()
     for key, _ in node.value:
         line, name = key.start_mark.line + 1, str(key.value)
+        if not isinstance(key, yaml.ScalarNode):
+            yield line, "expected a name for a key, got a list or keys and values"
+            return
         if name in seen:
             yield line, f"{name} stands twice, in line {seen[name]} too"
         seen[name] = line
@@ -87,9 +104,11 @@ def _faults(loader: yaml.SafeLoader, node: yaml.MappingNode, place: str) -> Iter
         if name in PLACES and isinstance(value, yaml.MappingNode):
             yield from _faults(loader, value, name)  # before it is constructed, which takes merged keys for its own
             continue
-        read = loader.construct_object(value, deep=True)
+        read = _read(loader, value)
         if not _fits(read, kind):
             yield line, f"expected {_expected(kind)} for {name}, got {_shown(read)}"
+        elif name == "skip_tokenizer_init" and read in (True, "true"):
+            yield line, f"{name} can't stay: {NO_TEXT}"
 
 
 def _misspelled(name: str, place: str) -> str:
@@ -99,7 +118,7 @@ def _misspelled(name: str, place: str) -> str:
     if elsewhere:
         belongs = f"in {elsewhere[0]}" if elsewhere[0] else "at the top, not indented"
         return f"{name} has no meaning{where or ' at the top'}: it belongs {belongs}"
-    close = difflib.get_close_matches(name.replace("-", "_"), PLACES[place], n=1, cutoff=_ALIKE)
+    close = difflib.get_close_matches(name.replace("-", "_").lower(), PLACES[place], n=1, cutoff=_ALIKE)
     return f"unknown key {name}{where}: {close[0]} is meant?" if close else ""
 
 
@@ -126,7 +145,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_integer(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(float(value)) and float(value) == int(float(value))
+    """Of texts pydantic takes digits alone: 1e3, which YAML 1.1 has for a text, is none."""
+    if isinstance(value, str):
+        return _DIGITS.fullmatch(value.strip()) is not None
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_list_of_integers(value: Any) -> bool:

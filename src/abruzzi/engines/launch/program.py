@@ -6,15 +6,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from abruzzi.engines.launch.arguments import Arguments
+from abruzzi.protocol.variants import variant_of_model
 
 Mended = tuple[Arguments, tuple[str, ...]]
 """Arguments with which the engine works, and a line for each thing that had to be changed, or should be known."""
 
+NO_TEXT = "it couldn't read a prompt of text then"
 NO_TLS = "it is reached on loopback alone; put a proxy with TLS in front of abruzzi"
 
 
 def as_it_is(arguments: Arguments, *, checks_files: bool) -> Mended:
     return arguments, ()
+
+
+def last_kimi(arguments: Arguments) -> str | None:
+    """The last word, where it is no option and names a Kimi."""
+    last = arguments.words[-1] if arguments.words else "-"
+    return last if not last.startswith("-") and variant_of_model(last) is not None else None
 
 
 def always(arguments: Arguments) -> str | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abruzzi.engines.launch.arguments import Arguments
-from abruzzi.engines.launch.program import NO_TLS, Program
+from abruzzi.engines.launch.program import NO_TEXT, NO_TLS, Program, last_kimi
 
 
 def _model(arguments: Arguments) -> str | None:
-    return arguments.value("--model-path", "--model")
+    return arguments.value("--model-path", "--model") or last_kimi(arguments)
 
 
 def _worker(arguments: Arguments) -> str | None:
@@ -27,7 +27,7 @@ SGLANG = Program(
         "--grpc-mode": "it must speak HTTP",
         "--ssl-keyfile": NO_TLS,
         "--ssl-certfile": NO_TLS,
-        "--skip-tokenizer-init": "it couldn't read a prompt of text then",
+        "--skip-tokenizer-init": NO_TEXT,
     },
     worker=_worker,
 )

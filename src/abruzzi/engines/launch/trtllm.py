@@ -53,8 +53,12 @@ def _mend(arguments: Arguments, *, checks_files: bool) -> Mended:
             f"expected trtllm-serve [serve] MODEL, got trtllm-serve {arguments.words[0]}: start it as it is, and put"
             " abruzzi serve --engine http://HOST:PORT/v1 in front"
         )
+    arguments, respelled = _with_underscores(arguments)
     mended, moved = _with_model(arguments)
+    moved = (*respelled, *moved)
     file = mended.value(*_FILE_OPTIONS)
+    if file is None and mended.has(*_FILE_OPTIONS):
+        raise RequestError("expected a file behind --extra_llm_api_options, got nothing")
     if file is None:
         return mended, (*moved, f"no --extra_llm_api_options FILE: {GUIDED}")
     if not checks_files:
@@ -66,6 +70,15 @@ def _mend(arguments: Arguments, *, checks_files: bool) -> Mended:
         if key in found.keys and mended.has(*names)
     ]
     return mended, (*moved, *found.notes, *twice)
+
+
+def _with_underscores(arguments: Arguments) -> Mended:
+    """The flag as trtllm-serve spells it, which takes no other."""
+    dashed, flag = "--trust-remote-code", "--trust_remote_code"
+    if dashed not in arguments.words:
+        return arguments, ()
+    words = tuple(flag if word == dashed else word for word in arguments.words)
+    return Arguments(words), (f"{dashed} is {flag} now: trtllm-serve has it in no other spelling",)
 
 
 def _with_model(arguments: Arguments) -> Mended:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abruzzi.engines.launch.arguments import Arguments
-from abruzzi.engines.launch.program import NO_TLS, Program
+from abruzzi.engines.launch.program import NO_TEXT, NO_TLS, Program, last_kimi
 
 
 def _model(arguments: Arguments) -> str | None:
-    """Its first word, as in the documentation, or `--model`; a word further behind could be an option's value."""
+    """Its first word, as in the documentation, or `--model`; or its last, where that names a Kimi: another could be an
+    option's value.
+    """
     first = arguments.words[0] if arguments.words and not arguments.words[0].startswith("-") else None
-    return first or arguments.value("--model")
+    return first or arguments.value("--model") or last_kimi(arguments)
 
 
 def _worker(arguments: Arguments) -> str | None:
@@ -31,6 +33,7 @@ VLLM = Program(
     refused={
         "--uds": "it must listen on a port: abruzzi has no other way to it",
         "--grpc": "it must speak HTTP",
+        "--skip-tokenizer-init": NO_TEXT,
         "--ssl-keyfile": NO_TLS,
         "--ssl-certfile": NO_TLS,
     },
