@@ -56,9 +56,10 @@ def url() -> Iterator[str]:
     ours.close()
 
 
-def test_it_is_known_and_held_to_each_turns_grammar(url: str) -> None:
-    engine: Any = connect(url, variant="smollm2", api_key=KEY)
-    assert engine.ways.api.name == "llama-server" and engine.capabilities.constrains
+@pytest.mark.parametrize("guided", [True, False])
+def test_it_is_known_and_every_call_is_valid_with_a_grammar_and_without(url: str, guided: bool) -> None:
+    engine: Any = connect(url, variant="smollm2", api_key=KEY, guided=guided)
+    assert engine.ways.api.name == "llama-server" and engine.capabilities.constrains == guided
     assert engine.capabilities.context_length == 4096  # of one of two slots
     check = jsonschema_rs.validator_for(WEATHER.parameters)
     for seed in range(5):
@@ -69,7 +70,7 @@ def test_it_is_known_and_held_to_each_turns_grammar(url: str) -> None:
             params=SamplingParams(max_tokens=200, seed=seed, temperature=0.7),
         )
         message, report = complete_now(engine, request)
-        assert message.tool_calls and report.guarantee == "guided"
+        assert message.tool_calls and (report.guarantee == "guided") == guided
         for call in message.tool_calls:
             weathers = call.function.name == "get_weather"
             assert check.is_valid(json.loads(call.function.arguments)) if weathers else call.function.name == "ping"

@@ -16,9 +16,11 @@ from typing import Any
 import openai
 import pytest
 
+from abruzzi.engines.launch.command import read
 from tests.launch.launched import is_alive, until
 from tests.real import tiny_k2
 from tests.real.vllm_serve import ENVIRONMENT, MODEL, free_port, serve_command, serving
+from tests.test_deploy_doc import COMMANDS
 
 SECONDS = 600.0
 TOOL = {
@@ -101,6 +103,31 @@ def parallel(command: list[str], *more: str) -> list[str]:
     """The command without its own address, with tensor parallelism 2."""
     at = command.index("--host")
     return ["vllm", *command[1:at], *command[at + 4 :], "-tp", "2", *more]
+
+
+def test_it_has_the_options_of_the_commands_that_are_documented(
+    vllm_command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABRUZZI_API_KEYS", "sk")
+    shown = [words for _, words in COMMANDS if "vllm" in words]
+    started = [read(words[words.index("vllm") :]).words(8001) for words in shown]
+    assert len(started) > 5
+    python = Path(vllm_command).with_name("python")
+    done = subprocess.run([python, "-c", _PARSES], input=json.dumps(started), text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+# vLLM's own parser reads each command but for its first word.
+_PARSES = """
+import json, sys
+from vllm.entrypoints.cli.serve import ServeSubcommand
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+for words in json.load(sys.stdin):
+    parser = FlexibleArgumentParser()
+    ServeSubcommand().subparser_init(parser.add_subparsers(dest="subparser"))
+    parsed = parser.parse_args(words[1:])
+    assert parsed.trust_remote_code, words
+"""
 
 
 def test_on_one_machine_with_tensor_parallelism(vllm_command: str, folder: Path, tmp_path: Path) -> None:

