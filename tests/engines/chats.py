@@ -32,7 +32,7 @@ class Chats(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             return self.reply(*self.refuses)
         if asked["messages"] == [{"role": "user", "content": "Hello"}]:  # whether it is there
-            return self.reply(200, b"{}")
+            return self.reply(200, b'{"choices": []}')
         self.asked.append(asked)
         self.reply(self.status, self.bodies[min(len(self.asked), len(self.bodies)) - 1])
 

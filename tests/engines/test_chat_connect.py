@@ -84,13 +84,15 @@ def test_one_that_was_down_or_busy_at_start_is_asked_for_chat_later() -> None:
             "fair",
         ),
         ({"content": "Hello!"}, "not called: Hello!", "bad"),
+        ({"content": None, "reasoning_content": "So I am to"}, "not found out", "unknown"),
     ],
 )
 def test_the_doctor_says_what_it_is(message: dict[str, Any], found: str, verdict: str) -> None:
-    whole = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+    reason = "length" if "reasoning_content" in message else "stop"
+    whole = json.dumps({"choices": [{"message": message, "finish_reason": reason}]}).encode()
 
     def reply(self: Any, status: int, body: bytes) -> None:
-        Chats.reply(self, status, whole if body == b"{}" else body)
+        Chats.reply(self, status, whole if body == b'{"choices": []}' else body)
 
     with host(reply=reply) as (url, _):
         result = CliRunner().invoke(main, ["doctor", url, "--json"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def doctor(url: str, model: str | None, variant: str | None, key_file: Path | No
     findings = asyncio.run(_examined(engine, as_json=as_json))
     if as_json:
         print_json([asdict(finding) for finding in findings])
+    if any(finding.subject == "completions" and finding.verdict == "bad" for finding in findings):
+        sys.exit(1)  # for scripts: it can't be served
 
 
 async def _examined(engine: CompletionsEngine, *, as_json: bool) -> list[Finding]:

@@ -84,6 +84,8 @@ async def _chat(asker: Asker) -> AsyncGenerator[Finding, None]:
     told = await obeys_tool_choice(asker)
     if told is True:
         yield Finding("tools", "called", "good")
+    elif told is None:
+        yield Finding("tools", "not found out", "unknown", "it wrote to the limit, and came to no call")
     elif CALL_BEGIN in str(told):
         yield Finding("tools", "called, and their markers come as text", "fair", "they are read as calls here")
     else:
@@ -168,17 +170,17 @@ async def _ends(asker: Asker, ways: Ways, variant: Variant) -> Finding:
     _, got = await asker.complete(ways.api, "Hello", max_tokens=4, **fields)
     if isinstance(got, dict) and got.get("finish_reason") == "stop":
         return Finding("end of turn", f"stops at {end}", "good")
-    if isinstance(got, dict) and end in (got.get("text") or ""):
+    if isinstance(got, dict) and end in got["text"]:
         return Finding("end of turn", f"writes on behind {end}", "fair", "what comes behind is cut off here")
     return Finding("end of turn", "not found out", "unknown", f"it couldn't be made to write {end}")
 
 
 async def _ids_in(asker: Asker, ways: Ways) -> Finding:
     status, got = await asker.complete(ways.api, [100, 200, 300], max_tokens=1)
-    if isinstance(got, dict) and got["usage"].get("prompt_tokens") in (None, 3):
+    if isinstance(got, dict) and got["usage"].prompt in (0, 3):
         means = "give --tokenizer DIR: then no content can spell a control token, and none is changed"
         return Finding("token ids in", "taken", "good", means)
-    found = f"{status}: {got}" if isinstance(got, str) else f"taken for {got['usage'].get('prompt_tokens')} tokens"
+    found = f"{status}: {got}" if isinstance(got, str) else f"taken for {got['usage'].prompt} tokens"
     return Finding("token ids in", found, "fair", "prompts go as text; what spells a control token in it is broken up")
 
 
@@ -191,8 +193,8 @@ async def _ids_out(asker: Asker, ways: Ways) -> Finding:
 async def _continues(asker: Asker, ways: Ways) -> Finding:
     """A chat template around the prompt shows in how many tokens it has."""
     _, got = await asker.complete(ways.api, "Hello", max_tokens=1)
-    count = got["usage"].get("prompt_tokens") if isinstance(got, dict) else None
-    if count is None:
+    count = got["usage"].prompt if isinstance(got, dict) else 0
+    if not count:
         return Finding("prefix", "not found out", "unknown")
     if count <= len("Hello") + 1:
         return Finding("prefix", "continued", "good", "the guard has it go on from what could stand")
@@ -209,7 +211,7 @@ async def _cache(asker: Asker, ways: Ways) -> Finding:
         _, got = await asker.complete(ways.api, prompt, max_tokens=1)
         took.append(time.perf_counter() - begun)
         if isinstance(got, dict):
-            cached = (got["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+            cached = got["usage"].cached
     means = "asking again costs little"
     if cached:
         return Finding("prefix cache", f"yes: {cached} tokens", "good", means)
@@ -254,4 +256,7 @@ async def _running(asker: Asker, pattern: str) -> float | None:
     status, text = await asker.get("/metrics")
     if status != 200 or not isinstance(text, str):
         return None
-    return sum(float(found) for found in re.findall(pattern, text, re.MULTILINE))
+    try:
+        return sum(map(float, re.findall(pattern, text, re.MULTILINE)))
+    except ValueError:
+        return None

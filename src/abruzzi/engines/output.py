@@ -102,7 +102,7 @@ class Stream(ABC, Generic[_AnyChunk]):
             if chunk.error is not None or chunk.object == "error":
                 raise Failed(f"the engine failed: {words(data.decode(errors='replace'))}")
             if chunk.usage is not None:
-                self._usage = _counted(chunk.usage)
+                self._usage = counted(chunk.usage)
             yield chunk
 
     def _note_end(self, choice: Choice) -> None:
@@ -188,7 +188,8 @@ class Output(Stream[_Completion]):
             yield Piece("".join(texts), ids=tuple(ids))
 
 
-def _counted(usage: Any) -> Usage:
+def counted(usage: Any) -> Usage:
+    """What an engine says that a request cost."""
     told = [_member(usage, name) for name in ("prompt_tokens", "completion_tokens")]
     told.append(_member(_member(usage, "prompt_tokens_details"), "cached_tokens"))
     # What is no count counts nothing: sums of them never fall, and stay numbers that every reader of JSON has.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from abruzzi.engines.refusal import redirect
 from abruzzi.protocol.errors import EngineUnavailable
 
 _SECONDS = 5.0
+_MAX_LIST = 16 << 20
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -42,9 +44,8 @@ def served(base_url: str, model: str | None = None, api_key: str | None = None) 
         request.add_header("Authorization", f"Bearer {api_key}")
     try:
         with _DIRECT.open(request, timeout=_SECONDS) as response:
-            listed = json.load(response)
-            name = str(listed["data"][0]["id"]) if model is None else model
-            return Served(name, context_length_of(listed, name))
+            listed = json.loads(_read(response))
+            return Served(name := _first(listed) if model is None else model, context_length_of(listed, name))
     except urllib.error.HTTPError as error:
         if 300 <= error.code < 400 and (location := error.headers.get("Location")):
             raise EngineUnavailable(redirect(f"{base_url}/models", error.code, location)) from error
@@ -57,10 +58,30 @@ def served(base_url: str, model: str | None = None, api_key: str | None = None) 
     except OSError as error:
         reason = plain(getattr(error, "reason", error))
         raise EngineUnavailable(f"no engine answers at {base_url}: {reason}") from error
-    except (ValueError, LookupError, TypeError, AttributeError, http.client.HTTPException) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, http.client.HTTPException) as error:
         if model is not None:
             return Served(model)
         raise EngineUnavailable(f"{base_url}/models lists no model; name it with --model") from error
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The body. Raises TimeoutError where it takes too long in all, ValueError where it is too large."""
+    until, parts, size = time.monotonic() + _SECONDS, list[bytes](), 0
+    while part := response.read1(1 << 16):
+        parts.append(part)
+        size += len(part)
+        if size > _MAX_LIST:
+            raise ValueError("the list is too long")
+        if time.monotonic() > until:
+            raise TimeoutError("timed out")
+    return b"".join(parts)
+
+
+def _first(listed: Any) -> str:
+    name = listed["data"][0]["id"]
+    if not isinstance(name, str):
+        raise TypeError("its name is none")
+    return name
 
 
 def context_length_of(listed: Any, model: str) -> int | None:

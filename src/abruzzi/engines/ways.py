@@ -16,6 +16,7 @@ import msgspec
 from abruzzi.engines.api import PLAIN, Api, Constraint, Ids
 from abruzzi.engines.http import BrokenOff, Client, Silence, Unreachable
 from abruzzi.engines.llamacpp import LLAMACPP
+from abruzzi.engines.output import counted
 from abruzzi.engines.refusal import words
 from abruzzi.engines.served import context_length_of
 from abruzzi.engines.sglang import SGLANG
@@ -30,10 +31,13 @@ from abruzzi.protocol.variants import K2_CONTROL_IDS, Variant
 logger = logging.getLogger(__name__)
 
 APIS = (VLLM, SGLANG, TRTLLM, LLAMACPP)
-# A name that no model comes upon by itself, and enough tokens to write it in with a byte a token.
+# A name that no model comes upon by itself, and enough tokens to write it in with a byte a token; and to see by that
+# something else is written, which most grammars come to that are ignored.
 _PROBED = "abruzzi_probe_7f3a"
-_PROBE_TOKENS = 96
+_PROBE_TOKENS, _FIRST_TOKENS = 96, 12
 _BEGINNING = f"functions.{_PROBED}:0"
+# Of a chat, whose model may think before it calls.
+_CHAT_TOKENS = 1024
 # Of a server that loads, is full or isn't there, or lets nobody in: they say nothing of what it can do.
 _UNANSWERED = (401, 403, 408, 425, 429, 502, 503, 504)
 # An engine that is busy, or compiles its first grammar, takes a while; one that is lost doesn't hold others up longer.
@@ -71,6 +75,7 @@ class Asker:
         self.model = model
         self.patience = _PROBE_SECONDS
         """Seconds that an answer may take."""
+        self._trouble = ""  # why the last answer didn't come
 
     async def get(self, path: str) -> tuple[int, Any]:
         """The status and the answer, of JSON or as a text; 0 and None where none came."""
@@ -81,14 +86,17 @@ class Asker:
         return await self._ask("POST", path, msgspec.json.encode(body))
 
     async def complete(self, api: Api, prompt: str | list[int], **fields: Any) -> tuple[int, dict[str, Any] | str]:
-        """The first choice of a completion, whole, with `usage` beside; of a refusal its words. Raises
-        EngineUnavailable where no answer comes that says anything.
+        """The first choice of a completion, whole, its `text` a text and its `usage` a `Usage`; of a refusal its words.
+        Raises EngineUnavailable where no answer comes that says anything.
         """
         body = {"model": self.model, "prompt": prompt, "temperature": 1.0, **api.fields, **fields}
         status, answer = await self.post("/v1/completions", body)
         self.check(status, answer)
         try:
-            return status, {**answer["choices"][0], "usage": answer.get("usage") or {}}
+            choice = answer["choices"][0]
+            text = choice.get("text")
+            typed = {"text": text if isinstance(text, str) else "", "usage": counted(answer.get("usage"))}
+            return status, {**choice, **typed}
         except (LookupError, TypeError, AttributeError):
             return status, words(msgspec.json.encode(answer).decode())
 
@@ -96,7 +104,7 @@ class Asker:
         """Raises EngineUnavailable for what says nothing of what the server can do."""
         url = self.client.url
         if not status:
-            raise EngineUnavailable(f"{url} gave no answer within {self.patience:g} s")
+            raise EngineUnavailable(f"{url} gave no answer: {self._trouble}")
         if status in (401, 403):
             raise EngineUnavailable(
                 f"{url} answered {status}: give its key with --engine-key-file FILE or ABRUZZI_ENGINE_KEY"
@@ -117,7 +125,11 @@ class Asker:
                     said = await response.rest(_MAX_ANSWER)
                 finally:
                     response.close()
-        except (Unreachable, BrokenOff, Silence, TimeoutError):
+        except TimeoutError:
+            self._trouble = f"none within {self.patience:g} s"
+            return 0, None
+        except (Unreachable, BrokenOff, Silence) as error:
+            self._trouble = str(error)
             return 0, None
         try:
             return response.status, msgspec.json.decode(said)
@@ -170,23 +182,26 @@ async def offers_chat_alone(asker: Asker) -> bool:
     status, got = await asker.complete(PLAIN, _PROBED, max_tokens=1)
     if status not in _NOT_OFFERED and not (isinstance(got, str) and "chat" in got.lower()):
         return False
-    status, _ = await asker.chat(max_tokens=1)
-    return status in (200, 429)  # where too many ask, it is there
+    status, answer = await asker.chat(max_tokens=1)
+    # Where too many ask, it is there; of websites any path may answer 200.
+    return status == 429 or (status == 200 and isinstance(answer, dict) and "choices" in answer)
 
 
-async def obeys_tool_choice(asker: Asker) -> bool | str:
+async def obeys_tool_choice(asker: Asker) -> bool | str | None:
     """Whether a chat calls the function that it has to; the server's words where it refuses that, or else the text that
-    it writes instead.
+    it writes instead. None where it came to no end.
     """
     status, answer = await asker.chat(
         tools=[_tool().to_openai()],
         tool_choice={"type": "function", "function": {"name": _PROBED}},
-        max_tokens=_PROBE_TOKENS,
+        max_tokens=_CHAT_TOKENS,
     )
     try:
-        message = answer["choices"][0]["message"]
-        calls = message.get("tool_calls") or []
-        return any(call["function"]["name"] == _PROBED for call in calls) or str(message.get("content") or "")
+        choice = answer["choices"][0]
+        calls, said = choice["message"].get("tool_calls") or [], choice["message"].get("content")
+        if any(call["function"]["name"] == _PROBED for call in calls):
+            return True
+        return None if not said and choice.get("finish_reason") == "length" else str(said or "")
     except (LookupError, TypeError, AttributeError):
         return words(msgspec.json.encode(answer).decode()) if status else "no answer"
 
@@ -228,12 +243,23 @@ async def ids_of(asker: Asker, api: Api, variant: Variant) -> Ids:
 async def obeyed(asker: Asker, ways: Ways, constraint: Constraint) -> bool | str:
     """Whether a completion is held to a grammar by this; the engine's words where it refuses that."""
     fields = constraint.fields(_probe(), ways.ids)
-    _, got = await asker.complete(ways.api, "Hello", max_tokens=_PROBE_TOKENS, **fields)
+    _, got = await asker.complete(ways.api, "Hello", max_tokens=_FIRST_TOKENS, **fields)
     if isinstance(got, str):
         return got
-    # Where markers are hidden the name is left.
-    text = str(got.get("text")).replace(SECTION_BEGIN, "", 1).replace(CALL_BEGIN, "", 1)
-    return text.startswith(_BEGINNING)
+    text = got["text"]
+    if not (f"{SECTION_BEGIN}{CALL_BEGIN}{_BEGINNING}".startswith(text) or _BEGINNING.startswith(_shown(text))):
+        return _shown(text).startswith(_BEGINNING)
+    patience, asker.patience = asker.patience, _PROBE_SECONDS  # so it is worth waiting for
+    try:
+        _, got = await asker.complete(ways.api, "Hello", max_tokens=_PROBE_TOKENS, **fields)
+    finally:
+        asker.patience = patience
+    return got if isinstance(got, str) else _shown(got["text"]).startswith(_BEGINNING)
+
+
+def _shown(text: str) -> str:
+    """What is left where markers are hidden."""
+    return text.replace(SECTION_BEGIN, "", 1).replace(CALL_BEGIN, "", 1)
 
 
 async def _marked(asker: Asker, ways: Ways) -> Ways:
@@ -244,11 +270,13 @@ async def _marked(asker: Asker, ways: Ways) -> Ways:
     fields = {"logit_bias": {str(id): 100}, **ways.api.ids_out}
     status, got = await asker.complete(ways.api, "Hello", max_tokens=1, **fields)
     if isinstance(got, str):
-        if status >= 500:  # so what it said of grammars was none either
-            raise EngineUnavailable(f"{asker.client.url} answered {status}: {got}")
+        if status >= 500:
+            plain, _ = await asker.complete(ways.api, "Hello", max_tokens=1)
+            if plain >= 500:  # so what it said of grammars was none either
+                raise EngineUnavailable(f"{asker.client.url} answered {status}: {got}")
         return ways
     # A bias that is ignored tells nothing.
-    seen = {CALL_BEGIN: True, "": False}.get(got.get("text") or "")
+    seen = {CALL_BEGIN: True, "": False}.get(got["text"])
     return replace(ways, shows_markers=seen, tells_ids=bool(got.get("token_ids")))
 
 
