@@ -1,4 +1,6 @@
-"""`nox` runs what CI runs, each on a fresh virtual environment; `nox -s bench` prints the README's figures."""
+"""`nox` runs style, types, layers and tests on fresh virtual environments, `nox -s real` what CI runs beside them;
+`nox -s bench` prints the README's figures.
+"""
 
 from pathlib import Path
 
