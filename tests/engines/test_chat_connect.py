@@ -85,6 +85,7 @@ def test_one_that_was_down_or_busy_at_start_is_asked_for_chat_later() -> None:
         ),
         ({"content": "Hello!"}, "not called: Hello!", "bad"),
         ({"content": None, "reasoning_content": "So I am to"}, "not found out", "unknown"),
+        ({"content": "<think>I am to", "reasoning_content": None}, "not found out", "unknown"),
     ],
 )
 def test_the_doctor_says_what_it_is(message: dict[str, Any], found: str, verdict: str) -> None:

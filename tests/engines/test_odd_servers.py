@@ -100,18 +100,25 @@ def test_a_slow_router_of_another_name_is_found_out() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        {"choices": [{"text": ["x"]}]},
-        {"choices": [{"text": 7}]},
         {"choices": [{"text": "a"}], "usage": [1]},
         {"choices": [{"text": "a"}], "usage": {"prompt_tokens": "5"}},
         {"choices": [{"text": "a"}], "usage": {"prompt_tokens": 5, "prompt_tokens_details": [3]}},
     ],
 )
-def test_answers_of_wrong_types_are_findings(answer: Any) -> None:
+def test_counts_of_wrong_types_are_none(answer: Any) -> None:
     with server(lambda _: answer, metrics=b'vllm:num_requests_running{a="b"} NaNx\n') as url:
         done = doctor(url)
         assert done.exit_code == 0 and "a client that leaves: not found out" in done.stdout
         assert "obeys no grammar" in told(connect(url))[0][0]
+
+
+@pytest.mark.parametrize("text", [["x"], 7])
+def test_a_text_that_is_none_is_no_completion(text: Any) -> None:
+    with server(lambda _: {"choices": [{"text": text}]}) as url:
+        done = doctor(url)
+        assert done.exit_code == 1 and 'NO  completions: 200: {"choices":[{"text":' in done.stdout
+        ((line, _),) = told(connect(url))  # nor are markers hidden
+        assert "obeys no grammar" in line
 
 
 @pytest.mark.parametrize(
@@ -154,3 +161,35 @@ def test_what_was_asked_is_not_taken_for_what_is_wrong() -> None:
     detail = [{"msg": "Field required", "input": {"content": "How large is a context window?"}}]
     error = refusal("http://a/v1/completions", 422, json.dumps({"detail": detail}))
     assert not isinstance(error, PromptTooLong) and str(error).endswith("answered 422: Field required")
+
+
+def test_a_prompt_that_is_too_long_may_be_told_by_the_code_alone() -> None:
+    body = {"error": {"message": "Please reduce the length.", "code": "context_length_exceeded"}}
+    assert isinstance(refusal("http://a/v1/chat/completions", 400, json.dumps(body)), PromptTooLong)
+
+
+@pytest.mark.parametrize(("patience", "found"), [(60.0, "ok  tools: called"), (1.5, "?   tools: not found out")])
+def test_a_host_that_thinks_for_long_is_waited_for(
+    patience: float, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = {"tool_calls": [{"function": {"name": "abruzzi_probe_7f3a", "arguments": "{}"}}]}
+
+    def chat(self: Odd) -> None:
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path != "/v1/chat/completions":
+            return self.reply(404, {})
+        time.sleep(2.0 if b"abruzzi_probe" in asked else 0.0)
+        self.reply(200, {"choices": [{"message": message}]})
+
+    monkeypatch.setattr("abruzzi.engines.ways._PATIENCE_WITH_OTHERS", 1.0)
+    monkeypatch.setattr("abruzzi.engines.ways._PROBE_SECONDS", patience)
+    with server(lambda _: BABBLES, models={"data": [{"id": "kimi-k2"}]}, do_POST=chat) as url:
+        assert found in doctor(url).stdout
+
+
+def test_why_no_answer_came_is_told() -> None:
+    with server(lambda _: BABBLES) as url:
+        pass
+    assert "gave no answer: Connection refused" in told(connect(url, model="kimi-k2"))[0][0]
+    with server(lambda _: BABBLES, do_GET=lambda self: time.sleep(1)) as url:
+        assert "said nothing for 0.1 s" in told(connect(url, model="kimi-k2", timeout=0.1))[0][0]

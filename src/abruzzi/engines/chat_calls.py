@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from abruzzi.guide.reading import parse
@@ -36,12 +36,15 @@ class Call:
     def take(self, name: str, arguments: str) -> None:
         """A name comes whole, in pieces, or each time as far as it is known; behind it the arguments."""
         if not self.parts:
-            self.name = name if name.startswith(self.name) else self.name + name
+            self.name = self.with_more(name)
         if arguments:
             self.parts.append(arguments)
             at = 0
             while at < len(arguments) and not self._scanner.whole:
                 at = max(self._scanner.scan(arguments, at), at + 1)
+
+    def with_more(self, name: str) -> str:
+        return name if name.startswith(self.name) else self.name + name
 
     def known(self) -> Known:
         return self.name, _read("".join(self.parts))
@@ -64,17 +67,26 @@ class Calls(list[Call]):
     or with each a new one, or none; the name with the first part, with each, or in pieces.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Collection[str]) -> None:
+        """`names`: of the tools that there are to call."""
         super().__init__()
+        self._names = names
+        self._named_again: Call | None = None  # a whole one, told once more or by the head of one of the same tool
         self._by_index: dict[int, Call] = {}
         self._by_id: dict[str, Call] = {}
 
     def take(self, index: int | None, id: str | None, name: str, arguments: str) -> Call | None:
         """The call that this was a part of; None where it told a whole one once more."""
         known = self._known(index, id)
-        if known is not None and (index is not None or id) and known.retells(id, name, arguments):
+        if known is None:
+            call = self._begin(index, id)
+        elif known is self._named_again and arguments and not name:
+            call, name = self._begin(index, id), known.name
+        elif (index is not None or id or known.id) and known.retells(id, name, arguments):
+            self._named_again = None if arguments else known
             return None
-        call = self._begin(index, id) if known is None or _is_next(known, index, id, name, arguments) else known
+        else:
+            call = self._begin(index, id) if self._is_next(known, index, id, name, arguments) else known
         call.take(name, arguments)
         return call
 
@@ -92,18 +104,20 @@ class Calls(list[Call]):
             self._by_id[id] = call
         return call
 
-
-def _is_next(known: Call, index: int | None, id: str | None, name: str, arguments: str) -> bool:
-    """Whether a part that seems to be the known call's begins another."""
-    if not name:
-        return known.is_whole and known.differs(id) and bool(arguments)
-    if known.is_whole:
-        return True
-    if known.parts:  # inside of them nothing else begins, but where calls are told apart by id alone
-        return index is None and name != known.name
-    if known.differs(id):
-        return index is None or name != known.name
-    return index is None and not id
+    def _is_next(self, known: Call, index: int | None, id: str | None, name: str, arguments: str) -> bool:
+        """Whether a part that seems to be the known call's begins another."""
+        if not name:
+            return known.is_whole and known.differs(id) and bool(arguments)
+        if known.is_whole:
+            return True
+        if known.parts:  # inside of them nothing else begins, but where calls are told apart by id alone
+            return index is None and (known.differs(id) or name != known.name)
+        if name == known.name:
+            return index is None and (known.differs(id) or not known.id)
+        # Its name goes on, or it has no arguments.
+        is_bare = index is None and not id and not known.id
+        is_settled = known.name in self._names and (is_bare or known.differs(id))
+        return is_settled or not any(one.startswith(known.with_more(name)) for one in self._names)
 
 
 def leaked(text: str, variant: Variant, *, thinking: bool) -> Sequence[Known]:

@@ -49,7 +49,7 @@ class ChatSpelling:
         self._said: list[str] = []  # all before the first call
         self._unheard = ""  # the end of the reasoning that isn't wanted
         self._leaks = False  # a call has begun there
-        self._calls = Calls()
+        self._calls = Calls([tool.name for tool in prompt.conversation.tools])
         self._at = 0  # the call that is being written
         self._leaked: deque[Known] | None = None  # calls in what was said, which may be told once more
         self._late: list[str] = []

@@ -40,11 +40,11 @@ def refusal(url: str, status: int, body: str, retry_after: str = "", location: s
     """What an answer that isn't 200 comes to. `retry_after`, `location`: its headers of these names."""
     if location and 300 <= status < 400:
         return Failed(redirect(url, status, location))
-    message = _message(body)
+    message, code = _told(body)
     said = message[:_SHOWN]
     told = f"{url} answered {status}: {said}"
     if status in (400, 413, 422):
-        if _TOO_LONG.search(message):
+        if _TOO_LONG.search(f"{message} {code}"):
             return PromptTooLong(f"the conversation doesn't fit the engine: {said}")
         return Refused(told)
     if status in (429, 503):
@@ -65,7 +65,7 @@ def redirect(url: str, status: int, location: str) -> str:
     except ValueError:
         target = "what is no URL"
     told = f"{url} answered {status}: it redirects to {target}, which isn't followed"
-    path = url[url.rindex("/v1/") + 3 :] if "/v1/" in url else url[url.rindex("/") :]
+    path = f"/{url.rpartition('/v1/')[2]}"
     base = target.removesuffix(path)
     if base in (target, url.removesuffix(path)):
         return f"{told}; expected an engine that answers itself"
@@ -87,18 +87,20 @@ def seconds_of(retry_after: str) -> float | None:
 
 def words(body: str) -> str:
     """The message inside an error's body, cut where it is long."""
-    return _message(body)[:_SHOWN]
+    return _told(body)[0][:_SHOWN]
 
 
-def _message(body: str) -> str:
-    """In any of the shapes that engines use: OpenAI's object, a string in its place, TensorRT-LLM's flat one, FastAPI's
-    `detail`, which holds what was asked beside what is wrong with it.
+def _told(body: str) -> tuple[str, str]:
+    """The message and what kind of error it is, in any of the shapes that engines use: OpenAI's object, a string in its
+    place, TensorRT-LLM's flat one, FastAPI's `detail`, which holds what was asked beside what is wrong with it.
     """
     try:
         error: Any = json.loads(body)
         error = error.get("error") or error.get("detail") or error
         if isinstance(error, list):
-            return "; ".join(str(one["msg"]) for one in error)
-        return str(error if isinstance(error, str) else error.get("message", body))
+            return "; ".join(str(one["msg"]) for one in error), ""
+        if isinstance(error, str):
+            return error, ""
+        return str(error.get("message", body)), f"{error.get('code')} {error.get('type')}"
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return body
+        return body, ""

@@ -6,8 +6,8 @@ Engines ignore fields that they don't know and answer 200: only what comes tells
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,8 +27,6 @@ from abruzzi.protocol.errors import EngineUnavailable
 from abruzzi.protocol.markers import CALL_BEGIN, MARKERS, SECTION_BEGIN, THINK_BEGIN, THINK_END
 from abruzzi.protocol.messages import Tool
 from abruzzi.protocol.variants import K2_CONTROL_IDS, Variant
-
-logger = logging.getLogger(__name__)
 
 APIS = (VLLM, SGLANG, TRTLLM, LLAMACPP)
 # A name that no model comes upon by itself, and enough tokens to write it in with a byte a token; and to see by that
@@ -77,6 +75,15 @@ class Asker:
         """Seconds that an answer may take."""
         self._trouble = ""  # why the last answer didn't come
 
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        """Wait for long, whoever is asked."""
+        usual, self.patience = self.patience, _PROBE_SECONDS
+        try:
+            yield
+        finally:
+            self.patience = usual
+
     async def get(self, path: str) -> tuple[int, Any]:
         """The status and the answer, of JSON or as a text; 0 and None where none came."""
         return await self._ask("GET", path, b"")
@@ -92,13 +99,12 @@ class Asker:
         body = {"model": self.model, "prompt": prompt, "temperature": 1.0, **api.fields, **fields}
         status, answer = await self.post("/v1/completions", body)
         self.check(status, answer)
-        try:
+        with contextlib.suppress(LookupError, TypeError, AttributeError):
             choice = answer["choices"][0]
-            text = choice.get("text")
-            typed = {"text": text if isinstance(text, str) else "", "usage": counted(answer.get("usage"))}
-            return status, {**choice, **typed}
-        except (LookupError, TypeError, AttributeError):
-            return status, words(msgspec.json.encode(answer).decode())
+            text = choice.get("text") or ""
+            if isinstance(text, str):
+                return status, {**choice, "text": text, "usage": counted(answer.get("usage"))}
+        return status, words(msgspec.json.encode(answer).decode())
 
     def check(self, status: int, answer: Any) -> None:
         """Raises EngineUnavailable for what says nothing of what the server can do."""
@@ -125,11 +131,8 @@ class Asker:
                     said = await response.rest(_MAX_ANSWER)
                 finally:
                     response.close()
-        except TimeoutError:
-            self._trouble = f"none within {self.patience:g} s"
-            return 0, None
-        except (Unreachable, BrokenOff, Silence) as error:
-            self._trouble = str(error)
+        except (Unreachable, BrokenOff, Silence, TimeoutError) as error:
+            self._trouble = str(error) or f"none within {self.patience:g} s"  # asyncio's own has no words
             return 0, None
         try:
             return response.status, msgspec.json.decode(said)
@@ -189,21 +192,25 @@ async def offers_chat_alone(asker: Asker) -> bool:
 
 async def obeys_tool_choice(asker: Asker) -> bool | str | None:
     """Whether a chat calls the function that it has to; the server's words where it refuses that, or else the text that
-    it writes instead. None where it came to no end.
+    it writes instead. None where it comes to no end, within its tokens or in time.
     """
-    status, answer = await asker.chat(
-        tools=[_tool().to_openai()],
-        tool_choice={"type": "function", "function": {"name": _PROBED}},
-        max_tokens=_CHAT_TOKENS,
-    )
+    with asker.patient():
+        status, answer = await asker.chat(
+            tools=[_tool().to_openai()],
+            tool_choice={"type": "function", "function": {"name": _PROBED}},
+            max_tokens=_CHAT_TOKENS,
+        )
+    if not status:
+        return None
     try:
         choice = answer["choices"][0]
-        calls, said = choice["message"].get("tool_calls") or [], choice["message"].get("content")
+        calls, said = choice["message"].get("tool_calls") or [], str(choice["message"].get("content") or "")
         if any(call["function"]["name"] == _PROBED for call in calls):
             return True
-        return None if not said and choice.get("finish_reason") == "length" else str(said or "")
+        # Thoughts may stand in the text, too.
+        return None if choice.get("finish_reason") == "length" and CALL_BEGIN not in said else said
     except (LookupError, TypeError, AttributeError):
-        return words(msgspec.json.encode(answer).decode()) if status else "no answer"
+        return words(msgspec.json.encode(answer).decode())
 
 
 def api_of(listed: Any) -> Api:
@@ -249,11 +256,8 @@ async def obeyed(asker: Asker, ways: Ways, constraint: Constraint) -> bool | str
     text = got["text"]
     if not (f"{SECTION_BEGIN}{CALL_BEGIN}{_BEGINNING}".startswith(text) or _BEGINNING.startswith(_shown(text))):
         return _shown(text).startswith(_BEGINNING)
-    patience, asker.patience = asker.patience, _PROBE_SECONDS  # so it is worth waiting for
-    try:
+    with asker.patient():
         _, got = await asker.complete(ways.api, "Hello", max_tokens=_PROBE_TOKENS, **fields)
-    finally:
-        asker.patience = patience
     return got if isinstance(got, str) else _shown(got["text"]).startswith(_BEGINNING)
 
 
@@ -270,10 +274,9 @@ async def _marked(asker: Asker, ways: Ways) -> Ways:
     fields = {"logit_bias": {str(id): 100}, **ways.api.ids_out}
     status, got = await asker.complete(ways.api, "Hello", max_tokens=1, **fields)
     if isinstance(got, str):
-        if status >= 500:
-            plain, _ = await asker.complete(ways.api, "Hello", max_tokens=1)
-            if plain >= 500:  # so what it said of grammars was none either
-                raise EngineUnavailable(f"{asker.client.url} answered {status}: {got}")
+        if status >= 500 and (await asker.complete(ways.api, "Hello", max_tokens=1))[0] >= 500:
+            # So what it said of grammars was none either.
+            raise EngineUnavailable(f"{asker.client.url} answered {status}: {got}")
         return ways
     # A bias that is ignored tells nothing.
     seen = {CALL_BEGIN: True, "": False}.get(got["text"])
