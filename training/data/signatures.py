@@ -299,7 +299,8 @@ def _said(tool: Signature, words: Mapping[str, str], rng: random.Random) -> str:
     text = opening + text
     end = "?" if opening.startswith(("can", "could")) or text.startswith("what") else rng.choice((".", "", ".", "!"))
     text += end
-    return text if rng.random() < 0.2 else text[0].upper() + text[1:]
+    is_copied = not opening and any(map(text.startswith, words.values()))
+    return text if is_copied or rng.random() < 0.2 else text[0].upper() + text[1:]
 
 
 def _label(name: str) -> str:
