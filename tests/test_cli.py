@@ -113,8 +113,14 @@ def test_models_are_listed(tmp_path: Path) -> None:
         assert part in done.stdout
 
 
+def test_the_package_has_what_it_says_and_loads_it_when_it_is_asked_for() -> None:
+    code = "import sys, abruzzi; assert not any(name.startswith('abruzzi.') for name in sys.modules)"
+    code += "; assert all(getattr(abruzzi, name) for name in abruzzi.__all__) and not hasattr(abruzzi, 'Agents')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-@pytest.mark.parametrize("seconds", [1.5, 4.0])
+@pytest.mark.parametrize("seconds", [0.7, 1.5, 4.0])
 def test_ctrl_c_stops_a_run_in_a_line(embedded: Engine, seconds: float) -> None:
     command = [*COMMAND, "run", "--system", "Tell very long stories.", "Count from one to a thousand in words."]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -1,5 +1,18 @@
-"""`python -m abruzzi`, where the command itself is not on the path."""
+"""The command `abruzzi`, and `python -m abruzzi`."""
 
-from abruzzi.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run the command. A Ctrl-C that comes while it is loaded, for half a second, ends it as any other does."""
+    try:
+        from abruzzi.cli import main as command
+    except KeyboardInterrupt:
+        sys.exit("abruzzi: stopped")
+    command()
+
+
+if __name__ == "__main__":
+    main()
