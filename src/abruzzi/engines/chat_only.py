@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -76,17 +76,17 @@ class ChatEngine(Remote):
         """Answer the prompt's conversation; raises RequestError where it has none. A host that refuses what not all of
         them take is asked without: the guard knows which call is due, and tokens are counted here.
         """
-        if prompt.conversation is None:
+        conversation = prompt.conversation
+        if conversation is None:
             raise RequestError(
                 f"expected messages: {self.url} offers chat alone, and takes no prompt as it stands", "prompt"
             )
-        fields = self._body(prompt, params)
-        known = {name for name in _DISPENSABLE if time.monotonic() < self._refused.get(name, 0.0)}
-        dispensable = [name for name in _DISPENSABLE if fields.get(name) is not None and name not in known]
+        asked = _DISPENSABLE if conversation.tools and conversation.tool_choice != "auto" else _DISPENSABLE[1:]
+        known = {name for name in asked if time.monotonic() < self._refused.get(name, 0.0)}
+        dispensable = [name for name in asked if name not in known]
         for count in range(len(dispensable) + 1):
-            left_out = known.union(dispensable[:count])
             output = ChatOutput(params, prompt)
-            make = partial(encoded, {name: value for name, value in fields.items() if name not in left_out})
+            make = partial(self._body, prompt, params, without=known.union(dispensable[:count]))
             has_begun = False
             try:
                 async with contextlib.aclosing(self._answer("/chat/completions", prompt, make, output)) as pieces:
@@ -117,12 +117,12 @@ class ChatEngine(Remote):
                 self.capabilities.variant.name,
             )
 
-    def _body(self, prompt: Prompt, params: SamplingParams) -> dict[str, Any]:
+    def _body(self, prompt: Prompt, params: SamplingParams, *, without: Collection[str]) -> bytes:
         conversation, row = prompt.conversation, prompt.variant
         assert conversation is not None
         tools = [tool.to_openai() for tool in conversation.tools]
         is_single = tools and not conversation.parallel_tool_calls
-        return {
+        body = {
             "model": self.capabilities.model,
             "messages": _plain([_message(one, row) for one in conversation.messages], row),
             "tools": _plain(tools, row) if tools else None,
@@ -144,6 +144,7 @@ class ChatEngine(Remote):
             "stream_options": {"include_usage": True},
             **(_NO_THINKING if row.thinks and conversation.thinking is False else {}),
         }
+        return encoded({name: value for name, value in body.items() if name not in without})
 
 
 def _message(message: Message, row: Variant) -> dict[str, Any]:
