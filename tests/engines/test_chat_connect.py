@@ -103,6 +103,15 @@ def test_the_doctor_says_what_it_is(message: dict[str, Any], found: str, verdict
     assert (findings["tools"]["found"], findings["tools"]["verdict"]) == (found, verdict)
 
 
+def test_a_host_that_is_too_busy_for_the_doctor_is_not_found_bad() -> None:
+    def reply(self: Any, status: int, body: bytes) -> None:
+        Chats.reply(self, 429 if body == b'{"choices": []}' else status, body)
+
+    with host(reply=reply) as (url, _):
+        result = CliRunner().invoke(main, ["doctor", url])
+    assert "tools: not found out" in result.stdout and result.exit_code == 0
+
+
 def completing(url: str) -> CompletionsEngine:
     return CompletionsEngine(f"{url}/v1", model="kimi-k2", variant=K2, ways=Ways())
 

@@ -85,7 +85,7 @@ async def _chat(asker: Asker) -> AsyncGenerator[Finding, None]:
     if told is True:
         yield Finding("tools", "called", "good")
     elif told is None:
-        yield Finding("tools", "not found out", "unknown", "it came to no call within its limit of tokens, or in time")
+        yield Finding("tools", "not found out", "unknown", "it came to no call in time, or was too busy")
     elif CALL_BEGIN in str(told):
         yield Finding("tools", "called, and their markers come as text", "fair", "they are read as calls here")
     else:

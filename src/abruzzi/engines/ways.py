@@ -192,7 +192,8 @@ async def offers_chat_alone(asker: Asker) -> bool:
 
 async def obeys_tool_choice(asker: Asker) -> bool | str | None:
     """Whether a chat calls the function that it has to; the server's words where it refuses that, or else the text that
-    it writes instead. None where it comes to no end, within its tokens or in time.
+    it writes instead. None where it comes to no end, within its tokens or in time, or has
+    too much to do.
     """
     with asker.patient():
         status, answer = await asker.chat(
@@ -200,7 +201,7 @@ async def obeys_tool_choice(asker: Asker) -> bool | str | None:
             tool_choice={"type": "function", "function": {"name": _PROBED}},
             max_tokens=_CHAT_TOKENS,
         )
-    if not status:
+    if not status or status in _UNANSWERED:
         return None
     try:
         choice = answer["choices"][0]
