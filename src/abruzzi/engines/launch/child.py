@@ -120,13 +120,15 @@ class Child:
         descriptor, rest, shown_at = self._keeper.stdout.fileno(), b"", 0.0
         while part := os.read(descriptor, 1 << 16):
             rest += part
-            while found := _LINE_END.search(rest):
-                line, rest = rest[: found.start()], rest[found.end() :]
+            at = 0
+            while found := _LINE_END.search(rest, at):
+                line, at = rest[at : found.start()], found.end()
                 if found[0] == b"\r":
                     if time.monotonic() - shown_at < _PROGRESS_SECONDS:
                         continue
                     shown_at = time.monotonic()
                 self._note(line)
+            rest = rest[at:]
             if len(rest) > _LONG_LINE:
                 self._note(rest)
                 rest = b""
