@@ -18,6 +18,7 @@ with warnings.catch_warnings():
     from training.lora import attention, batches
     from training.lora.adapter import Adapter, load_adapter, new_adapter, save_adapter
     from training.lora.batches import Example, bins, pack
+    from training.lora.device import DevicePasses
     from training.lora.model import GROUPS, Model, Shape, build_model
     from training.lora.passes import Passes
 
@@ -105,6 +106,24 @@ def test_loss_and_gradient_are_those_of_autograd(adapter: Adapter) -> None:
     torch.testing.assert_close(losses @ batch.weights / total, expected.detach())
     assert gradient.abs().max() > 1e-3
     torch.testing.assert_close(adapter.gradient, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_on_a_device_loss_and_gradient_are_the_same(adapter: Adapter) -> None:
+    total = sum(sum(example.weights[1:]) for example in EXAMPLES)
+    batch, found = pack(EXAMPLES, 64), []
+    for passes in (Passes(adapter), DevicePasses(adapter, "cpu")):
+        passes.merge()
+        adapter.gradient.zero_()
+        with torch.no_grad():
+            x, kept = passes.forward(batch, keep=True)
+            losses, hits, d = passes.head(batch, x, total)
+        with torch.set_grad_enabled(isinstance(passes, DevicePasses)):
+            passes.backward(batch, d, kept)  # type: ignore[arg-type]
+        found.append((losses, hits, adapter.gradient.clone()))
+    (losses, hits, gradient), (own_losses, own_hits, own) = found
+    torch.testing.assert_close(own_losses, losses)
+    assert torch.equal(own_hits, hits)
+    torch.testing.assert_close(own, gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_a_new_adapter_changes_nothing(adapter: Adapter) -> None:

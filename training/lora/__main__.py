@@ -40,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--init", type=Path, help="adapter to start from; its rank is taken")
     train.add_argument("--lr", type=float, default=1.5e-3, help="highest learning rate")
     train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--device", default="cpu", help="cpu, or a GPU as torch names it, such as cuda")
+    train.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a step")
     train.add_argument("--score-every", type=float, default=5.0, help="minutes")
     train.add_argument("--show-every", type=float, default=10.0, help="seconds")
     check = commands.add_parser("check", parents=[common], help="compare with llama.cpp, adapter loaded")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.lora.errors import LoraError
 
-# Tokens that a worker computes at once, and tokens of a step.
+# Tokens that a worker computes at once, and tokens of a step, where nothing else is said.
 MICRO_TOKENS, BATCH_TOKENS = 2048, 4096
 # Sequences start at multiples of this, and so do their lengths.
 ALIGN = 16
@@ -100,11 +100,13 @@ def bins(examples: Sequence[Example]) -> list[list[Example]]:
     return closed + [content for _, content in opened]
 
 
-def steps(examples: Sequence[Example], seed: int) -> Iterator[tuple[float, list[list[Example]]]]:
+def steps(
+    examples: Sequence[Example], seed: int, batch_tokens: int = BATCH_TOKENS
+) -> Iterator[tuple[float, list[list[Example]]]]:
     """The batches of each step, without end, after how many epochs done; every epoch in another order."""
     order = random.Random(seed)
     shuffled = list(examples)
-    together = BATCH_TOKENS // MICRO_TOKENS
+    together = max(1, batch_tokens // MICRO_TOKENS)
     for epoch in itertools.count():
         order.shuffle(shuffled)
         batches = bins(shuffled)

@@ -65,7 +65,7 @@ def shared(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(memory, dtype=dtype, count=count).view(*shape)
 
 
-def load_model(path: Path) -> Model:
+def load_model(path: Path, *, is_gpu: bool = False) -> Model:
     """Read and dequantize the GGUF: the adapter is trained on the weights it will sit on."""
     reader = gguf.GGUFReader(path)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -88,8 +88,8 @@ def load_model(path: Path) -> Model:
         rope_base=value("llama.rope.freq_base"),
         context=value("llama.context_length"),
     )
-    # Without instructions for it bfloat16 is ten times slower.
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    # On a CPU without instructions for it bfloat16 is ten times slower.
+    fast = is_gpu or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return build_model(shape, weight, torch.bfloat16 if fast else torch.float32)
 
 

@@ -42,6 +42,10 @@ class Passes:
         shape = adapter.model.shape
         self.rotated = (shape.heads + shape.kv_heads) * shape.head  # columns of q and k in qkv
 
+    def merge(self, worker: int = 0, workers: int = 1) -> None:
+        """Put the adapter's parameters as they are now into the weights (a worker's share of them)."""
+        self.adapter.merge(worker, workers)
+
     def forward(self, batch: Batch, *, keep: bool) -> tuple[Tensor, list[Saved]]:
         """The last block's output, and what backward needs if it is to be kept."""
         model, shape = self.model, self.model.shape

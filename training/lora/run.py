@@ -12,6 +12,7 @@ import torch
 from training.lora.adapter import save_adapter
 from training.lora.batches import MICRO_TOKENS, Example, bins, pack, steps
 from training.lora.crew import Crew
+from training.lora.device import DevicePasses
 from training.lora.optimizer import AdamW, rate_at
 from training.lora.passes import Passes
 from training.lora.record import Record, Scores
@@ -21,7 +22,7 @@ class Run:
     def __init__(
         self,
         arguments: argparse.Namespace,
-        passes: Passes,
+        passes: Passes | DevicePasses,
         crew: Crew,
         validation: Sequence[Example],
         record: Record,
@@ -43,7 +44,7 @@ class Run:
         shown = scored = 0.0
         self.checkpoint(0)
         begun = time.monotonic()
-        for step, (epochs, portion) in enumerate(steps(examples, arguments.seed)):
+        for step, (epochs, portion) in enumerate(steps(examples, arguments.seed, arguments.batch_tokens)):
             if crew.worker == 0:
                 crew.control[0] = self.progress(epochs)
                 crew.control[1] = self.elapsed() - scored > arguments.score_every * 60
@@ -88,7 +89,7 @@ class Run:
         # Every worker takes the same step on its own copy of the parameters.
         size = optimizer.step(crew.gradients.sum(0), rate)
         loss = float(crew.sums[:, 0].sum())
-        passes.adapter.merge(crew.worker, crew.workers)
+        passes.merge(crew.worker, crew.workers)
         crew.meet()
         return loss, size
 

@@ -13,6 +13,7 @@ import torch
 from training.lora.adapter import load_adapter, new_adapter
 from training.lora.batches import Example, read_examples
 from training.lora.crew import FORK, Crew
+from training.lora.device import DevicePasses
 from training.lora.errors import LoraError
 from training.lora.model import load_model
 from training.lora.passes import Passes
@@ -29,7 +30,7 @@ def train(arguments: argparse.Namespace) -> None:
     examples = read_examples(arguments.data)
     validation = read_examples(arguments.validation)
     random.Random(0).shuffle(validation)
-    model = load_model(arguments.model)
+    model = load_model(arguments.model, is_gpu=not arguments.device.startswith("cpu"))
     if arguments.init:
         adapter = load_adapter(model, arguments.init)
     else:
@@ -38,8 +39,10 @@ def train(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     record = Record(arguments, examples)
     print("{examples} examples, {tokens} tokens, {weighted_tokens} with a loss".format(**record.values), flush=True)
-    crew = Crew(arguments.threads, len(adapter.parameters))
-    launch(Run(arguments, Passes(adapter), crew, validation, record, started), examples)
+    on_cpu = arguments.device == "cpu"
+    crew = Crew(arguments.threads if on_cpu else 1, len(adapter.parameters))
+    passes = Passes(adapter) if on_cpu else DevicePasses(adapter, arguments.device)
+    launch(Run(arguments, passes, crew, validation, record, started), examples)
 
 
 def launch(run: Run, examples: Sequence[Example]) -> None:
