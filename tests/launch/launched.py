@@ -7,7 +7,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
 from tests.server.asking import ask
 
 STANDIN = Path(__file__).parent / "standin.py"
@@ -36,11 +36,6 @@ def installed(folder: Path) -> str:
         f"import runpy, sys\nsys.argv.insert(1, 'sglang')\nrunpy.run_path({str(STANDIN)!r}, run_name='__main__')\n"
     )
     return f"{own}{os.pathsep}{os.environ['PATH']}"
-
-
-def some_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def until(so: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
@@ -118,7 +113,7 @@ def launched(
     folder: Path, *words: str, port: int | None = None, says_port: bool = True, **does: Any
 ) -> Iterator[Launched]:
     """`words` are behind `abruzzi launch --port PORT`; `does`: what the stand-in does."""
-    port = some_port() if port is None else port
+    port = free_port() if port is None else port
     record = folder / "record"
     environment = os.environ | {
         "PATH": installed(folder),

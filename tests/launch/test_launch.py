@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import section
-from tests.launch.launched import Launched, is_alive, launched, some_port, until
+from tests.launch.launched import Launched, is_alive, launched, until
+from tests.ports import free_port
 from tests.server.asking import CHAT, ask, raw, read_all
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is left of an engine is seen in /proc")
@@ -93,7 +94,7 @@ def test_other_engines_are_launched_too(command: tuple[str, ...], arguments: lis
 
 
 def test_the_port_of_the_engines_command_is_ours(tmp_path: Path) -> None:
-    port = some_port()
+    port = free_port()
     command = (*VLLM, "--port", str(port), "--host", "localhost")
     with launched(tmp_path, *command, port=port, says_port=False) as one:
         assert ask(one.ready().port, "/health").status == 200

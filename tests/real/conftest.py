@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.ports import free_port
 from tests.real import tiny_k2
-from tests.real.vllm_serve import Vllm, free_port, serve_command, serving
+from tests.real.vllm_serve import Vllm, serve_command, serving
 
 
 @pytest.fixture(scope="session")

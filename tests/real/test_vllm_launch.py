@@ -18,8 +18,9 @@ import pytest
 
 from abruzzi.engines.launch.command import read
 from tests.launch.launched import is_alive, until
+from tests.ports import free_port
 from tests.real import tiny_k2
-from tests.real.vllm_serve import ENVIRONMENT, MODEL, free_port, serve_command, serving
+from tests.real.vllm_serve import ENVIRONMENT, MODEL, serve_command, serving
 from tests.test_deploy_doc import COMMANDS
 
 SECONDS = 600.0

@@ -27,8 +27,9 @@ import openai
 import pytest
 
 from abruzzi.protocol.markers import ARGUMENT_BEGIN, CALL_BEGIN, CALL_END, SECTION_BEGIN
+from tests.ports import free_port
 from tests.real.tiny_k2 import control_ids
-from tests.real.vllm_serve import MODEL, Vllm, free_port
+from tests.real.vllm_serve import MODEL, Vllm
 
 TURNS = int(os.environ.get("ABRUZZI_TURNS", "100"))
 TURNS_BY_ID = TURNS * 3 // 10  # with K2's number of tokens each takes vLLM three times as long

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -41,12 +40,6 @@ def serve_command(vllm: str | Path, folder: Path, port: int, backend: str) -> li
         *("--max-num-batched-tokens", str(CONTEXT)),
         *("--structured-outputs-config", json.dumps({"backend": backend})),
     ]
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens at now."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 class Vllm:

@@ -16,15 +16,29 @@ with warnings.catch_warnings():
     import torch
 
     from training.lora import attention, batches
-    from training.lora.adapter import Adapter, load_adapter, new_adapter, save_adapter
+    from training.lora.adapter import Adapter, load_adapter, new_adapter, save_adapter, widened
     from training.lora.batches import Example, bins, pack
     from training.lora.device import DevicePasses
+    from training.lora.errors import LoraError
     from training.lora.model import GROUPS, Model, Shape, build_model
     from training.lora.passes import Passes
 
 SHAPE = Shape(blocks=2, width=32, heads=4, kv_heads=2, epsilon=1e-5, rope_base=10000.0, context=128)
 ROWS = {"attn_q": 32, "attn_k": 16, "attn_v": 16, "attn_output": 32, "ffn_gate": 48, "ffn_up": 48, "ffn_down": 32}
-EXAMPLES = [Example([1, 7, 3, 9, 4], [0, 0, 1.0, 0.2, 1.0]), Example(list(range(20)), [0.5] * 20)]
+SEQUENCES = [Example([1, 7, 3, 9, 4], [0, 0, 1.0, 0.2, 1.0]), Example(list(range(20)), [0.5] * 20)]
+# The same beginning and three endings, as a tree and one by one.
+BEGINNING, ENDINGS = list(range(30, 48)), ([5, 6], [5, 8, 9, 2, 11], [40] * 9)
+TREE = Example(
+    [*BEGINNING, *(id for ending in ENDINGS for id in ending)],
+    [0.3] * 18 + [1.0] * 2 + [0.2] * 5 + [0.7] * 9,
+    [18, 20, 25],
+)
+BRANCHES = [
+    Example([*BEGINNING, *ending], [first] * 18 + [weight] * len(ending))
+    for ending, first, weight in zip(ENDINGS, (0.3, 0.0, 0.0), (1.0, 0.2, 0.7), strict=True)
+]
+# What is packed, and the plain sequences that it stands for.
+SAME = {"sequences": (SEQUENCES, SEQUENCES), "tree": ([SEQUENCES[0], TREE], [SEQUENCES[0], *BRANCHES])}
 
 
 @pytest.fixture(autouse=True)
@@ -91,9 +105,11 @@ def autograd_loss(model: Model, adapter: Adapter, example: Example) -> torch.Ten
     return losses @ torch.tensor(example.weights[1:])
 
 
-def test_loss_and_gradient_are_those_of_autograd(adapter: Adapter) -> None:
-    total = sum(sum(example.weights[1:]) for example in EXAMPLES)
-    passes, batch = Passes(adapter), pack(EXAMPLES, 64)
+@pytest.mark.parametrize("packed", SAME)
+def test_loss_and_gradient_are_those_of_autograd(packed: str, adapter: Adapter) -> None:
+    examples, plain = SAME[packed]
+    total = sum(sum(example.weights[1:]) for example in examples)
+    passes, batch = Passes(adapter), pack(examples, 64)
     adapter.merge()
     x, kept = passes.forward(batch, keep=True)
     losses, _, d = passes.head(batch, x, total)
@@ -101,16 +117,18 @@ def test_loss_and_gradient_are_those_of_autograd(adapter: Adapter) -> None:
 
     adapter.parameters.requires_grad_()
     adapter.factors = adapter.views(adapter.parameters)
-    expected = torch.stack([autograd_loss(adapter.model, adapter, example) for example in EXAMPLES]).sum() / total
+    expected = torch.stack([autograd_loss(adapter.model, adapter, example) for example in plain]).sum() / total
     (gradient,) = torch.autograd.grad(expected, adapter.parameters)
     torch.testing.assert_close(losses @ batch.weights / total, expected.detach())
     assert gradient.abs().max() > 1e-3
     torch.testing.assert_close(adapter.gradient, gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_on_a_device_loss_and_gradient_are_the_same(adapter: Adapter) -> None:
-    total = sum(sum(example.weights[1:]) for example in EXAMPLES)
-    batch, found = pack(EXAMPLES, 64), []
+@pytest.mark.parametrize("packed", SAME)
+def test_on_a_device_loss_and_gradient_are_the_same(packed: str, adapter: Adapter) -> None:
+    examples, _ = SAME[packed]
+    total = sum(sum(example.weights[1:]) for example in examples)
+    batch, found = pack(examples, 64), []
     for passes in (Passes(adapter), DevicePasses(adapter, "cpu")):
         passes.merge()
         adapter.gradient.zero_()
@@ -139,6 +157,19 @@ def test_an_adapter_that_was_saved_is_loaded_as_it_was(adapter: Adapter, tmp_pat
     assert again.scale == adapter.scale
     torch.testing.assert_close(again.parameters, adapter.parameters, rtol=1e-3, atol=1e-4)  # float16
     assert [path.name for path in tmp_path.iterdir()] == ["adapter.gguf"]
+
+
+def test_a_wider_adapter_does_the_same_and_a_narrower_one_is_refused(adapter: Adapter) -> None:
+    wide = widened(adapter, 6, seed=1)
+    assert (wide.rank, wide.scale) == (6, adapter.scale)
+    adapter.merge()
+    merged = [{group: block.merged[group].clone() for group in GROUPS} for block in adapter.model.blocks]
+    wide.merge()
+    for before, block in zip(merged, adapter.model.blocks, strict=True):
+        for group in GROUPS:
+            torch.testing.assert_close(block.merged[group], before[group])
+    with pytest.raises(LoraError, match="--rank 2"):
+        widened(adapter, 2, seed=1)
 
 
 def test_every_example_is_in_one_batch_and_no_batch_is_too_long() -> None:

@@ -58,6 +58,7 @@ class Spec:
     deed: str = ""  # what can't be done without it
     requests: list[str] = field(default_factory=list)
     several: list[str] = field(default_factory=list)  # requests for several calls
+    beyond: list[str] = field(default_factory=list)  # requests that come near and that it can't do
     lacking: list[tuple[str, str]] = field(default_factory=list)  # a request, and what to ask
     results: list[tuple[str, str]] = field(default_factory=list)  # a result, and what to say
 
@@ -66,7 +67,7 @@ class Spec:
 
 
 def field_type(generator: str) -> str:
-    return "integer" if generator.startswith("int") else "string"
+    return "integer" if generator.startswith("int") else "number" if generator.startswith("dec") else "string"
 
 
 def load_tools() -> dict[str, Spec]:
@@ -91,6 +92,8 @@ def parse_tool(lines: Sequence[str]) -> Spec:
             spec.requests.append(rest)
         elif kind == "m":
             spec.several.append(rest)
+        elif kind == "x":
+            spec.beyond.append(rest)
         elif kind in ("a", "r"):
             left, _, right = rest.partition(" => ")
             (spec.lacking if kind == "a" else spec.results).append((left, right))

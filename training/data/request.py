@@ -47,8 +47,9 @@ def value_of(param: Param, rng: random.Random, language: str = "") -> Slot:
         return slots.SPECIAL[param.kind][0](rng)
     if param.kind.endswith("[]"):
         items = distinct(param, rng, rng.choice([1, 2, 2, 3]), language)
-        if param.kind == "i[]":
-            items = [slots.integer(rng, 1, 200) for _ in range(rng.randint(3, 6))]
+        if param.kind in ("i[]", "n[]"):
+            generator = param.generator or "int(1,200)"
+            items = [slots.draw(rng, generator) for _ in range(rng.randint(3, 6))]
             items = [Slot(str(item.value), item.value) for item in items]
         return Slot(join_words([item.text for item in items]), [item.value for item in items])
     return coerced(param, local_draw(rng, param.generator, language))
@@ -82,6 +83,8 @@ def distinct(param: Param, rng: random.Random, count: int, language: str = "") -
 def phrase(spec: Spec, template: str, rng: random.Random, language: str = "") -> Request:
     """Fill a request: the text, and the arguments by slot."""
     template = expand(template, rng)
+    if "((" in template:
+        return repeated(spec, template, rng)
     words: dict[str, str] = {}
     arguments: dict[str, Any] = {}
     many: tuple[str, list[Slot]] | None = None
@@ -107,6 +110,33 @@ def phrase(spec: Spec, template: str, rng: random.Random, language: str = "") ->
         return Request(text, (arguments,), words)
     calls = tuple({**arguments, many[0]: one.value} for one in many[1])
     return Request(text, calls, words)
+
+
+def repeated(spec: Spec, template: str, rng: random.Random) -> Request:
+    """Fill a request whose `((clause))` is said several times, each time with other values: a call for each."""
+    before, _, rest = template.partition("((")
+    clause, _, after = rest.partition("))")
+    words: dict[str, str] = {}
+    shared: dict[str, Any] = {}
+
+    def filled(text: str, arguments: dict[str, Any]) -> str:
+        def one(match: re.Match[str]) -> str:
+            if match[3]:
+                arguments[match[3]] = json.loads(match[4])
+                return ""
+            own = words if arguments is shared else {}
+            return fill(spec, match[1] or match[2], rng, own, arguments, "")
+
+        return ITEM.sub(one, text)
+
+    opening, ending = filled(before, shared), filled(after, shared)
+    calls: dict[str, Mapping[str, Any]] = {}
+    for _ in range(rng.choice([2, 2, 2, 3, 3, 4])):
+        arguments = dict(shared)
+        calls.setdefault(filled(clause, arguments), arguments)
+    last = rng.choice([" and ", " and ", ", and ", ", ", " and then ", " as well as "])
+    text = opening + join_words(list(calls), last) + ending
+    return Request(noised([(text, False)], rng, plain=True), tuple(calls.values()), words)
 
 
 def fill(

@@ -29,6 +29,13 @@ def integer(rng: random.Random, low: int, high: int) -> Slot:
     return Slot(str(n), n)
 
 
+def decimal(rng: random.Random, low: float, high: float, digits: int) -> Slot:
+    """A number with up to `digits` decimals; without any now and then."""
+    value = round(rng.uniform(low, high), rng.choice([digits, digits, 0]))
+    text = f"{value:g}" if abs(value) < 1e6 else str(int(value))
+    return Slot(text, int(text) if text.lstrip("-").isdigit() else float(text))
+
+
 def money(rng: random.Random) -> Slot:
     if rng.random() < 0.25:
         text = f"{rng.randint(1, 400)}.{rng.randint(1, 9)}{rng.randint(1, 9)}"
@@ -100,6 +107,9 @@ def draw(rng: random.Random, generator: str) -> Slot:
     if name == "int":
         low, high = argument.split(",")
         return integer(rng, int(low), int(high))
+    if name == "dec":
+        low, high, digits = argument.split(",")
+        return decimal(rng, float(low), float(high), int(digits))
     if name == "money":
         return money(rng)
     if name == "iso":

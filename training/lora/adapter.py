@@ -95,6 +95,18 @@ def new_adapter(model: Model, rank: int, seed: int) -> Adapter:
     return adapter
 
 
+def widened(adapter: Adapter, rank: int, seed: int) -> Adapter:
+    """One of a higher rank that does the same: what is added to A is random, and 0 to B."""
+    if rank < adapter.rank:
+        raise LoraError(f"--rank {rank}: the adapter to start from has rank {adapter.rank}, which can't be made less")
+    wide = new_adapter(adapter.model, rank, seed)
+    wide.scale = adapter.scale
+    for (_, a, b), (_, old_a, old_b) in zip(wide.layers(), adapter.layers(), strict=True):
+        a[: adapter.rank] = old_a
+        b[:, : adapter.rank] = old_b
+    return wide
+
+
 def save_adapter(adapter: Adapter, path: Path) -> None:
     """Write the GGUF beside its place and move it there: a reader never sees half a file."""
     temporary = path.with_name(path.name + ".part")

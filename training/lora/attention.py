@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from training.lora.batches import Batch
 from training.lora.kernels import scores_backward
 from training.lora.model import Shape
 
@@ -19,19 +20,19 @@ def split_qkv(shape: Shape, qkv: Tensor) -> Sequence[Tensor]:
     return torch.split_with_sizes(qkv, [shape.width, kv, kv], 1)
 
 
-def attend(shape: Shape, qkv: Tensor, spans: Sequence[slice]) -> tuple[Tensor, list[Tensor]]:
+def attend(shape: Shape, qkv: Tensor, batch: Batch) -> tuple[Tensor, list[Tensor]]:
     """What each token attends to, and the log-sum of the exponentials of its scores."""
     result = torch.zeros(qkv.shape[0], shape.width, dtype=qkv.dtype)  # rows of no sequence stay 0
     sums = []
     groups = shape.heads // shape.kv_heads
-    for span in spans:
+    for span, mask in zip(batch.spans, batch.masks, strict=True):
         q, k, v = (
             # Heads that share k and v are one batch entry; k and v are repeated without a copy.
             part.view(part.shape[0], shape.kv_heads, -1, shape.head).permute(1, 2, 0, 3).expand(-1, groups, -1, -1)
             for part in split_qkv(shape, qkv[span])
         )
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, True, scale=shape.head**-0.5
+            q, k, v, 0.0, mask is None, attn_mask=None if mask is None else mask.to(q.dtype), scale=shape.head**-0.5
         )
         target = result[span].view(-1, shape.kv_heads, groups, shape.head)
         target.copy_(out.permute(2, 0, 1, 3))
@@ -40,7 +41,7 @@ def attend(shape: Shape, qkv: Tensor, spans: Sequence[slice]) -> tuple[Tensor, l
 
 
 def attend_backward(
-    shape: Shape, d: Tensor, qkv: Tensor, attended: Tensor, sums: Sequence[Tensor], spans: Sequence[slice]
+    shape: Shape, d: Tensor, qkv: Tensor, attended: Tensor, sums: Sequence[Tensor], batch: Batch
 ) -> Tensor:
     """The gradient of qkv from d, that of `attended`.
 
@@ -54,8 +55,8 @@ def attend_backward(
         # (tokens, heads * head) to (kv head, token and head of its group, head)
         return t.reshape(-1, kv, groups, shape.head).transpose(0, 1).reshape(kv, -1, shape.head)
 
-    for span, lse in zip(spans, sums, strict=True):
-        tokens = span.stop - span.start
+    for span, lse in zip(batch.spans, sums, strict=True):
+        tokens, branches = span.stop - span.start, batch.branches[span]
         _, k, v = split_qkv(shape, qkv[span])
         k, v = (t.reshape(tokens, kv, shape.head).transpose(0, 1).contiguous() for t in (k, v))
         dk, dv = torch.zeros_like(k), torch.zeros_like(v)
@@ -71,6 +72,8 @@ def attend_backward(
                 delta,
                 torch.arange(start, end).repeat_interleave(groups)[:, None],
                 torch.arange(end),
+                branches[start:end].repeat_interleave(groups)[:, None],
+                branches[:end],
                 shape.head**-0.5,
             )
             dq = torch.bmm(ds, k[:, :end])

@@ -24,8 +24,17 @@ OPEN = 32
 
 @dataclass(frozen=True)
 class Example:
+    """A sequence; or a tree of several that begin alike, one after the other behind what they share."""
+
     ids: list[int]
     weights: list[float]  # weights[i]: of predicting ids[i]; the first has nothing before it and is ignored
+    starts: Sequence[int] = ()  # of a tree: where each sequence's own part begins
+
+    @property
+    def branches(self) -> list[int]:
+        """To which sequence a token belongs, from 1 on; 0 for what all share."""
+        bounds = [0, *self.starts, len(self.ids)]
+        return [number for number, (a, b) in enumerate(itertools.pairwise(bounds)) for _ in range(b - a)]
 
     @property
     def aligned(self) -> int:
@@ -47,7 +56,9 @@ def read_examples(path: Path) -> list[Example]:
 class Batch:
     ids: Tensor
     positions: Tensor
-    spans: list[slice]  # of the sequences
+    branches: Tensor  # a token sees those before it in its span that have its own number, or 0
+    spans: list[slice]  # of the examples
+    masks: list[Tensor | None]  # of the trees: 0 where a row's token sees a column's, else -inf
     sources: Tensor  # where a token with a loss weight is predicted from
     targets: Tensor
     weights: Tensor
@@ -60,26 +71,42 @@ def pack(examples: Sequence[Example], size: int) -> Batch:
     """
     ids: list[int] = []
     positions: list[int] = []
+    branches: list[int] = []
     spans: list[slice] = []
+    masks: list[Tensor | None] = []
     predicted: list[tuple[int, int, float]] = []
     for example in examples:
         start, length = len(ids), example.aligned
         ids += example.ids + [0] * (length - len(example.ids))
-        positions += range(length)
+        own = example.branches
+        own += own[-1:] * (length - len(own))
+        shared = own.count(0)
+        begins = dict(zip(itertools.count(1), example.starts, strict=False))
+        positions += (i if not branch else shared + i - begins[branch] for i, branch in enumerate(own))
+        branches += own
         spans.append(slice(start, start + length))
+        masks.append(_mask(torch.tensor(own)) if example.starts else None)
         for index, (id, weight) in enumerate(zip(example.ids, example.weights, strict=True)):
             if index and weight:
-                predicted.append((start + index - 1, id, weight))
+                before = shared if index in example.starts else index
+                predicted.append((start + before - 1, id, weight))
     rest = [0] * (size - len(ids))
     sources, targets, weights = zip(*predicted, strict=True)
     return Batch(
         torch.tensor(ids + rest),
         torch.tensor(positions + rest),
+        torch.tensor(branches + rest),
         spans,
+        masks,
         torch.tensor(sources),
         torch.tensor(targets),
         torch.tensor(weights, dtype=torch.float32),
     )
+
+
+def _mask(branches: Tensor) -> Tensor:
+    seen = ((branches == 0) | (branches == branches[:, None])).tril()
+    return torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
 
 
 def bins(examples: Sequence[Example]) -> list[list[Example]]:

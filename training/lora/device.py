@@ -4,8 +4,6 @@ and files stay where they are; a step takes the parameters over and brings the g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, rms_norm, scaled_dot_product_attention, silu
@@ -45,7 +43,7 @@ class DevicePasses:
         with torch.set_grad_enabled(keep):
             factors = self.adapter.views(self._parameters)
             ids, turn = batch.ids.to(self.device), self._turn[batch.positions.to(self.device)]
-            mask = self._mask(batch.spans, len(ids))
+            mask = self._mask(batch)
             x = self._embedding[ids].float()
             for (weights, attn_norm, ffn_norm), own in zip(self._blocks, factors, strict=True):
                 h = self._normed(x, attn_norm)
@@ -95,13 +93,14 @@ class DevicePasses:
         parts = x.view(len(x), -1, self._shape.head)
         return parts.repeat_interleave(self._shape.heads // parts.shape[1], 1).transpose(0, 1)
 
-    def _mask(self, spans: Sequence[slice], tokens: int) -> Tensor:
+    def _mask(self, batch: Batch) -> Tensor:
         """Which token attends to which: each to those before it in its sequence. What fills up is a sequence, too."""
-        sequence = torch.full((tokens,), -1, device=self.device)
-        for number, span in enumerate(spans):
-            sequence[span] = number
-        same = sequence[:, None] == sequence[None]
-        return same.tril()
+        example = torch.full((len(batch.ids),), -1, device=self.device)
+        for number, span in enumerate(batch.spans):
+            example[span] = number
+        branch = batch.branches.to(self.device)
+        seen = (example == example[:, None]) & ((branch == 0) | (branch == branch[:, None]))
+        return seen.tril()
 
 
 def _turned(x: Tensor, turn: Tensor, head: int) -> Tensor:

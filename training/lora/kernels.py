@@ -51,10 +51,20 @@ def gate_backward(d: Tensor, g: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.compile(dynamic=True)
 def scores_backward(
-    s: Tensor, dp: Tensor, lse: Tensor, delta: Tensor, rows: Tensor, keys: Tensor, scale: float
+    s: Tensor,
+    dp: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    rows: Tensor,
+    keys: Tensor,
+    row_branches: Tensor,
+    key_branches: Tensor,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
     """From raw scores and the gradient of the probabilities: the probabilities, and the gradient of the raw scores."""
-    p = torch.exp(s.float() * scale - lse) * (keys <= rows)
+    seen = (keys <= rows) & ((key_branches == 0) | (key_branches == row_branches))
+    # Only what is seen is in lse: the rest may be far above it.
+    p = torch.where(seen, torch.exp(s.float() * scale - lse), 0.0)
     return p.to(s.dtype), (p * (dp.float() - delta) * scale).to(s.dtype)
 
 

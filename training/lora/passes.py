@@ -57,7 +57,7 @@ class Passes:
             x, h, inverse = kernels.add_norm(x, y, block.attn_norm, shape.epsilon)
             qkv = h @ block.merged["qkv"].T
             kernels.rotate(qkv, turn, self.rotated)
-            attended, sums = attend(shape, qkv, batch.spans)
+            attended, sums = attend(shape, qkv, batch)
             y = attended @ block.merged["out"].T
             middle, middle_h, middle_inverse = kernels.add_norm(x, y, block.ffn_norm, shape.epsilon)
             gu = middle_h @ block.merged["up"].T
@@ -79,7 +79,7 @@ class Passes:
             dh = self.linear_backward(index, "up", saved.middle_h, *dgu)
             d = kernels.norm_backward(d, dh, saved.middle, saved.middle_inverse, block.ffn_norm)
             dout = self.linear_backward(index, "out", saved.attended, d.to(saved.act.dtype))
-            dqkv = attend_backward(shape, dout, saved.qkv, saved.attended, saved.sums, batch.spans)
+            dqkv = attend_backward(shape, dout, saved.qkv, saved.attended, saved.sums, batch)
             kernels.rotate(dqkv, turn, self.rotated)
             dh = self.linear_backward(index, "qkv", saved.h, dqkv)
             if index:  # nothing is trained below the first block

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from training.lora.adapter import load_adapter, new_adapter
+from training.lora.adapter import load_adapter, new_adapter, widened
 from training.lora.batches import Example, read_examples
 from training.lora.crew import FORK, Crew
 from training.lora.device import DevicePasses
@@ -19,6 +19,8 @@ from training.lora.model import load_model
 from training.lora.passes import Passes
 from training.lora.record import Record
 from training.lora.run import Run
+
+RANK = 16
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -33,8 +35,10 @@ def train(arguments: argparse.Namespace) -> None:
     model = load_model(arguments.model, is_gpu=not arguments.device.startswith("cpu"))
     if arguments.init:
         adapter = load_adapter(model, arguments.init)
+        if arguments.rank:
+            adapter = widened(adapter, arguments.rank, arguments.seed)
     else:
-        adapter = new_adapter(model, arguments.rank, arguments.seed)
+        adapter = new_adapter(model, arguments.rank or RANK, arguments.seed)
     adapter.merge()
     arguments.out.mkdir(parents=True, exist_ok=True)
     record = Record(arguments, examples)

@@ -32,8 +32,8 @@ from abruzzi.server.settings import Settings
 
 # Where nothing can be drawn, seconds between two lines that say that it still loads.
 _STILL = 30.0
-# A port for the engine in a dry run where ours isn't known.
-_SOME = 8001
+# Where the engine's port is sought if ours tells nothing: it isn't known (a dry run), or the system may have given it.
+_SOME, _GIVEN = 8001, 32768
 _OWN = frozenset(("host", "port", "startup_timeout", "engine_grace", "no_check", "dry_run", "command", "variant"))
 
 
@@ -89,7 +89,7 @@ def launch(
     if engine.keys and settings.api_keys == engine.keys:
         _say("the engine's key lets clients in here, too")
     if dry_run:
-        at = free_port(port + 1 if port else _SOME)
+        at = _engine_port(port)
         _say(_addresses(host, port, at))
         out.print(engine.shown(at), markup=False)
         return out.print(_serve_command(context, engine, at, host, port), markup=False)
@@ -97,6 +97,11 @@ def launch(
     configure(settings.log or "text")
     with _stoppable(), listen(host, port) as listening:
         _serve(engine, settings, listening, startup_timeout, engine_grace, **options)
+
+
+def _engine_port(ours: int) -> int:
+    """The next to ours, where that isn't one of those that the system gives to whoever asks (from 32768 on Linux)."""
+    return free_port(ours + 1 if 0 < ours < _GIVEN else _SOME)
 
 
 def _serve(
@@ -113,7 +118,7 @@ def _serve(
     """Start the engine, wait until it is ready, and serve until a signal comes or the engine ends."""
     key = check_key(command.keys[0], "the engine's key") if command.keys else engine_key(key_file)
     bound = listening.getsockname()[1]
-    port = free_port(bound + 1)
+    port = _engine_port(bound)
     with _started(command, port, grace) as child:
         _say(_addresses(settings.host, bound, port))
         with Loading(listening), _progress(command.program.name) as tick:
