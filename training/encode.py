@@ -3,13 +3,15 @@
     python -m training.encode --model MODEL.gguf IN.jsonl OUT.jsonl
 
 Writes `{"ids": [...], "weights": [...]}` a line: `weights[i]` is the weight of predicting `ids[i]`, 0 for what is only
-read. Prompts are rendered by the product's own template, so that training and use can't part.
+read. The conversations of one set become one line, a tree: what they share, and behind it each one's rest; `starts`
+says where those begin. Prompts are rendered by the product's own template, so that training and use can't part.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ from abruzzi.protocol.messages import Message, Tool
 from abruzzi.protocol.template import render_prompt
 
 VARIANT = "smollm2"
-MAX_TOKENS = 900
+MAX_TOKENS, MAX_TREE = 900, 1600
 DECIDED = 1.0
 # What a grammar would force anyway still has to be likely, or the unguided model stumbles.
 FORCED = 0.2
@@ -46,6 +48,34 @@ def encode(row: Mapping[str, Any], tokenizer: Tokenizer) -> tuple[list[int], lis
         weights[start] = weights[stop] = DECIDED
         last = stop
     return ids[: last + 1], weights[: last + 1]
+
+
+def trees(sequences: Sequence[tuple[list[int], list[float]]]) -> Iterator[Mapping[str, Any]]:
+    """The sequences as lines of the file: as few trees as fit MAX_TREE."""
+    left = list(sequences)
+    while left:
+        shared = shared_length(left)
+        count, tokens = 0, shared
+        while count < len(left) and (not count or tokens + len(left[count][0]) - shared <= MAX_TREE):
+            tokens += len(left[count][0]) - shared
+            count += 1
+        chosen, left = left[:count], left[count:]
+        if count == 1:
+            yield {"ids": chosen[0][0], "weights": chosen[0][1]}
+            continue
+        tree: dict[str, list[Any]] = {"ids": chosen[0][0][:shared], "weights": [0.0] * shared, "starts": []}
+        for ids, weights in chosen:
+            tree["starts"].append(len(tree["ids"]))
+            tree["ids"] += ids[shared:]
+            tree["weights"] += weights[shared:]
+        yield tree
+
+
+def shared_length(sequences: Sequence[tuple[list[int], list[float]]]) -> int:
+    """How many tokens all of them begin with; nothing that has a weight is shared."""
+    firsts = zip(*(ids for ids, _ in sequences), strict=False)
+    alike = sum(1 for _ in itertools.takewhile(lambda ids: len(set(ids)) == 1, firsts))
+    return min(alike, *(next(i for i, weight in enumerate(weights) if weight) for _, weights in sequences))
 
 
 def mark(
@@ -115,17 +145,20 @@ def main() -> None:
     tokenizer = Tokenizer(options.model)
     table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     with options.target.open("w", encoding="utf-8") as out:
-        for line in options.source.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            ids, weights = encode(row, tokenizer)
-            fits = len(ids) <= MAX_TOKENS
-            if fits:
-                out.write(json.dumps({"ids": ids, "weights": weights}) + "\n")
-            for count in (table[row["source"]], table["all"]):
-                count["kept"] += fits
-                count["dropped"] += not fits
-                count["tokens"] += len(ids) * fits
-                count["learned"] += sum(map(bool, weights)) * fits
+        rows = enumerate(map(json.loads, options.source.read_text(encoding="utf-8").splitlines()))
+        for _, same in itertools.groupby(rows, lambda entry: entry[1].get("set", -1 - entry[0])):
+            sequences = []
+            for _, row in same:
+                ids, weights = encode(row, tokenizer)
+                fits = len(ids) <= MAX_TOKENS
+                if fits:
+                    sequences.append((ids, weights))
+                for count in (table[row["source"]], table["all"]):
+                    count["kept"] += fits
+                    count["dropped"] += not fits
+                    count["tokens"] += len(ids) * fits
+                    count["learned"] += sum(map(bool, weights)) * fits
+            out.writelines(json.dumps(example) + "\n" for example in trees(sequences))
     print(f"{'kind':22}{'kept':>7}{'dropped':>9}{'tokens':>10}{'learned':>9}")
     for kind, count in sorted(table.items()):
         print(f"{kind:22}{count['kept']:7}{count['dropped']:9}{count['tokens']:10}{count['learned']:9}")

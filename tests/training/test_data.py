@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from abruzzi import Tool, parse, render
 from abruzzi.guide.schema import Schemas, closed
@@ -18,6 +21,7 @@ from training.data.corpus import build
 from training.data.evals import Evals, load_evals, prompts_of
 from training.data.parts import Part, divided
 from training.data.places import third_stage
+from training.encode import trees
 
 Conversation = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,6 +152,42 @@ def test_requests_made_of_signatures_say_what_their_calls_hold(shared: Path, tmp
                 several = value if isinstance(value, list) else [value]
                 said = [not isinstance(one, str) or one in request["content"] or is_date(one) for one in several]
                 assert all(said), (request["content"], several)
+
+
+def test_the_conversations_of_a_set_have_its_tools_and_differ_in_what_is_asked(shared: Path, tmp_path: Path) -> None:
+    first, second = (write(shared, tmp_path / str(seed), hash_seed=seed, stage=5) for seed in (1, 2))
+    assert first == second
+    evals = load_evals(shared / "evals")
+    rows = [json.loads(line) for line in first[0].splitlines()]
+    assert [row for row in rows if evals.overlap(row) or faults(row)] == []
+    kinds = {row["source"] for row in rows}
+    assert {f"set_{kind}" for kind in ("single", "several", "together", "beyond", "strange", "lacking")} <= kinds
+    numbers = [row["set"] for row in rows]
+    assert numbers == sorted(numbers)  # those of a set stand together
+    for _, same in itertools.groupby(rows, lambda row: row["set"]):
+        several = list(same)
+        assert all(row["tools"] == several[0]["tools"] for row in several)
+        asked = [json.dumps(row["messages"], ensure_ascii=False) for row in several]
+        assert len(set(asked)) == len(asked)
+    for row in rows:
+        if row["source"] in ("set_beyond", "set_strange", "set_lacking", "set_question"):
+            assert not any(message.get("tool_calls") for message in row["messages"])
+        if row["source"] in ("set_several", "set_together"):
+            assert row["messages"][-1]["tool_calls"]
+
+
+@given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.lists(st.integers(0, 2), min_size=2), min_size=1))
+def test_a_tree_holds_its_sequences(shared_ids: list[int], endings: list[list[int]]) -> None:
+    sequences = [
+        ([*shared_ids, *ending], [0.0] * (len(shared_ids) + 1) + [1.0] * (len(ending) - 1)) for ending in endings
+    ]
+    found = []
+    for tree in trees(sequences):
+        starts = tree.get("starts") or [0]
+        for start, end in itertools.pairwise([*starts, len(tree["ids"])]):
+            here = slice(start, end)
+            found.append(tuple(tree[part][: starts[0]] + tree[part][here] for part in ("ids", "weights")))
+    assert found == sequences
 
 
 def is_date(value: str) -> bool:

@@ -361,13 +361,27 @@ class Signatures:
         rng = self._rng
         tool = rng.choice(self._tools)
         others = self._others([tool], rng.choices([1, 2, 3, 5], [50, 25, 15, 10])[0], near=0.0)
-        messages: list[JsonObject] = [
-            {"role": "user", "content": asked(tool, rng).text},
-            {"role": "assistant", "content": rng.choice(REFUSED), "train": True},
-        ]
-        return _row(messages, [one.openai for one in others], "signature_none")
+        return _row(_refused(asked(tool, rng).text, rng), [one.openai for one in others], "signature_none")
 
-    def _done(self, several: Sequence[tuple[Signature, Asked]], source: str) -> JsonObject:
+    def shared(self) -> list[JsonObject]:
+        """Several requests to the same tools, and one that is strange to them."""
+        rng = self._rng
+        first = rng.choice(self._tools)
+        tools = [first, *self._others([first], rng.choices([0, 1, 2, 3, 5, 8, 12], [15, 20, 20, 18, 14, 9, 4])[0], 0.4)]
+        declared = [tool.openai for tool in tools]
+        rng.shuffle(declared)
+        rows = []
+        for _ in range(rng.randint(3, 5)):
+            count = min(len(tools), rng.choices([1, 2, 3], [70, 22, 8])[0])
+            chosen = [(tool, asked(tool, rng, rng.choice([1, 1, 1, 2, 3]))) for tool in rng.sample(tools, count)]
+            rows.append(self._done(chosen, "signature_set", declared))
+        for stranger in self._others(tools, 1, near=0.0):
+            rows.append(_row(_refused(asked(stranger, rng).text, rng), declared, "signature_none"))
+        return rows
+
+    def _done(
+        self, several: Sequence[tuple[Signature, Asked]], source: str, declared: list[JsonObject] | None = None
+    ) -> JsonObject:
         rng = self._rng
         texts = [one.text for _, one in several]
         text = texts[0]
@@ -382,10 +396,11 @@ class Signatures:
             }
             for i, (tool, arguments) in enumerate(calls)
         ]
-        count = rng.choices([0, 1, 2, 3, 5, 8, 14], [22, 16, 18, 18, 14, 9, 3])[0]
-        tools = [tool for tool, _ in several]
-        declared = [one.openai for one in (*tools, *self._others(tools, count, near=0.4))]
-        rng.shuffle(declared)
+        if declared is None:
+            count = rng.choices([0, 1, 2, 3, 5, 8, 14], [22, 16, 18, 18, 14, 9, 3])[0]
+            tools = [tool for tool, _ in several]
+            declared = [one.openai for one in (*tools, *self._others(tools, count, near=0.4))]
+            rng.shuffle(declared)
         messages: list[JsonObject] = [
             {"role": "user", "content": text},
             {"role": "assistant", "content": "", "tool_calls": written, "train": True},
@@ -431,6 +446,13 @@ def made(tools: Sequence[Signature], rng: random.Random, part: int) -> Iterator[
     maker = Signatures(tools, rng)
     for kind, counts in _COUNTS.items():
         yield from (kind(maker) for _ in range(counts[part]))
+
+
+def _refused(text: str, rng: random.Random) -> list[JsonObject]:
+    return [
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": rng.choice(REFUSED), "train": True},
+    ]
 
 
 def _row(messages: list[JsonObject], tools: list[JsonObject], source: str) -> JsonObject:
