@@ -20,10 +20,15 @@ class Declared:
     name: str
     openai: JsonObject
     names: Mapping[str, str]
+    fractions: frozenset[str] = frozenset()  # the slots whose values, percentages, it takes as fractions
 
     def arguments(self, by_slot: Mapping[str, Any]) -> JsonObject:
         """Arguments under their declared names, in the declared order."""
-        return {name: by_slot[slot] for slot, name in self.names.items() if slot in by_slot}
+        return {
+            name: round(by_slot[slot] / 100, 6) if slot in self.fractions else by_slot[slot]
+            for slot, name in self.names.items()
+            if slot in by_slot
+        }
 
 
 def styled(words: str, style: str) -> str:
@@ -37,8 +42,10 @@ def styled(words: str, style: str) -> str:
     return "_".join(parts)
 
 
-def declare(spec: Spec, rng: random.Random, used: Sequence[str] = (), *, python: bool = False) -> Declared:
-    """Name the tool and its parameters, keeping the optional ones that are used."""
+def declare(
+    spec: Spec, rng: random.Random, used: Sequence[str] = (), *, python: bool = False, kept: float = 0.5
+) -> Declared:
+    """Name the tool and its parameters, keeping the optional ones that are used and a share of the others."""
     style = rng.choices(["snake", "camel", "kebab", "pascal"], [58, 25, 0 if python else 11, 6])[0]
     words = spec.names[0] if rng.random() < 0.3 else rng.choice(spec.names)
     name = styled(words, style)
@@ -50,7 +57,7 @@ def declare(spec: Spec, rng: random.Random, used: Sequence[str] = (), *, python:
     elif prefix < 0.15:
         server = rng.choice([spec.domain, made_up(rng).lower(), "server", "local"])
         name = f"mcp__{server}__{styled(words, 'snake')}"
-    params = [p for p in spec.params if p.required or p.slot in used or rng.random() < 0.5]
+    params = [p for p in spec.params if p.required or p.slot in used or rng.random() < kept]
     if rng.random() < 0.2:
         rng.shuffle(params)
     names = parameter_names(params, rng, "camel" if style in ("camel", "pascal") else "snake")

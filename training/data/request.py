@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -74,7 +75,8 @@ def coerced(param: Param, slot: Slot) -> Slot:
 def distinct(param: Param, rng: random.Random, count: int, language: str = "") -> list[Slot]:
     found: dict[str, Slot] = {}
     for _ in range(40):
-        slot = coerced(param, local_draw(rng, param.generator, language))
+        is_choice = param.kind == "e"
+        slot = value_of(param, rng) if is_choice else coerced(param, local_draw(rng, param.generator, language))
         if len(found) < count and not any(k.lower() == slot.text.lower() for k in found):
             found[slot.text] = slot
     return list(found.values())
@@ -87,7 +89,7 @@ def phrase(spec: Spec, template: str, rng: random.Random, language: str = "") ->
         return repeated(spec, template, rng)
     words: dict[str, str] = {}
     arguments: dict[str, Any] = {}
-    many: tuple[str, list[Slot]] | None = None
+    many: list[list[tuple[str, Any]]] = []
     pieces: list[tuple[str, bool]] = []
     at = 0
     for match in ITEM.finditer(template):
@@ -99,16 +101,15 @@ def phrase(spec: Spec, template: str, rng: random.Random, language: str = "") ->
         elif name.startswith("*"):
             param = spec.param(name[1:])
             found = distinct(param, rng, rng.choice([2, 2, 2, 3, 3, 4]), language)
-            many = (name[1:], found)
+            many.append([(name[1:], one.value) for one in found])
             last = {"zh": "和"}.get(language, rng.choice([" and ", " and ", ", ", " & "]))
             pieces.append((join_words([one.text for one in found], last), True))
         else:
             pieces.append((fill(spec, name, rng, words, arguments, language), True))
     pieces.append((template[at:], False))
     text = noised(pieces, rng, plain=bool(language))
-    if many is None:
-        return Request(text, (arguments,), words)
-    calls = tuple({**arguments, many[0]: one.value} for one in many[1])
+    # Of two lists every pair is meant.
+    calls = tuple({**arguments, **dict(chosen)} for chosen in itertools.product(*many))
     return Request(text, calls, words)
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
+from training.data import material
 from training.data.catalog import JsonObject, Spec
 from training.data.chat import Chat
 from training.data.declaration import Declared, declare
@@ -22,9 +24,9 @@ Rows = list[JsonObject]
 # How many tools a set has, and how often.
 _TOOLS, _OFTEN = (1, 2, 3, 4, 5, 6, 8, 11, 16), (24, 20, 16, 12, 9, 7, 6, 4, 2)
 _KINDS: Mapping[str, int] = {
-    "single": 40,
-    "several": 15,
-    "together": 15,
+    "single": 38,
+    "several": 14,
+    "together": 22,
     "beyond": 14,
     "strange": 6,
     "lacking": 6,
@@ -56,6 +58,11 @@ def told(tool: JsonObject) -> frozenset[str]:
     return words_of(f"{tool['function']['name'].replace('_', ' ')} {tool['function'].get('description', '')}")
 
 
+GLUE: dict[str, list[str]] = {}
+for _line in material.lines("glue"):
+    GLUE.setdefault(_line.split(" ")[0], []).append(_line.partition(" ")[2])
+
+
 class Sets:
     """Makes sets of the catalogue's tools."""
 
@@ -68,7 +75,7 @@ class Sets:
         specs = self._specs(rng.choices(_TOOLS, _OFTEN)[0])
         tools: dict[str, tuple[Spec, Declared]] = {}
         for spec in specs:
-            tool = declare(spec, rng)
+            tool = as_fractions(spec, declare(spec, rng, kept=0.65), rng)
             tools.setdefault(tool.name, (spec, tool))
         several = list(tools.values())
         declared = [tool.openai for _, tool in several]
@@ -140,10 +147,12 @@ class Sets:
         if kind != "together":
             chosen = [rng.choice(several)]
         elif len(several) > 1:
-            chosen = rng.sample(several, min(len(several), rng.choice([2, 2, 3])))
+            chosen = rng.sample(several, min(len(several), rng.choice([2, 2, 2, 3, 3, 4])))
         else:
-            chosen = list(several) * rng.choice([2, 2, 3])
+            chosen = list(several) * rng.choice([2, 2, 3, 4])
         texts, calls = [], []
+        if kind == "several" and not chosen[0][0].several:
+            return False
         for spec, tool in chosen:
             many = kind == "several" or (kind == "together" and len(several) > 1 and rng.random() < 0.3)
             request = self._request(spec, tool, spec.several if many and spec.several else spec.requests)
@@ -158,32 +167,77 @@ class Sets:
     def _request(self, spec: Spec, tool: Declared, templates: Sequence[str]) -> Request | None:
         """One that needs no parameter which the tool doesn't have this time."""
         for _ in range(8):
-            request = phrase(spec, self._rng.choice(templates), self._rng)
+            template = self._rng.choice(templates)
+            if self._rng.random() < 0.15:
+                template = doubled(spec, template)
+            request = phrase(spec, template, self._rng)
             if all(tool.names.keys() >= call.keys() for call in request.calls):
                 return request
         return None
 
 
+def doubled(spec: Spec, template: str) -> str:
+    """A request for several values of one parameter as one for several of another, too."""
+    listed = re.findall(r"\$\*([a-z]+)", template)
+    for slot in re.findall(r"\$([a-z]+)", template) if len(listed) == 1 and "((" not in template else ():
+        if spec.param(slot).kind in "sine":
+            return template.replace(f"${slot}", f"$*{slot}")
+    return template
+
+
+def as_fractions(spec: Spec, tool: Declared, rng: random.Random) -> Declared:
+    """The tool with the rates that users say in percent as fractions, where it doesn't say that it wants percent."""
+    said = " ".join([*spec.requests, *spec.several])
+    properties = tool.openai["function"]["parameters"]["properties"]
+    found = set()
+    for param in spec.params:
+        name = tool.names.get(param.slot)
+        percent = re.search(rf"\$(?:{param.slot}|{{{param.slot}}})(?: ?%| percent)", said)
+        if name is None or param.kind != "n" or not percent or "percent" in name.lower():
+            continue
+        if ("percent" not in properties[name].get("description", "") and rng.random() < 0.9) or rng.random() < 0.4:
+            found.add(param.slot)
+            properties[name].pop("description", None)
+            if rng.random() < 0.5:
+                plain = param.names[0]
+                properties[name]["description"] = rng.choice(
+                    (f"The {plain} as a decimal.", f"{plain.capitalize()}, e.g. 0.05 for 5%", f"The {plain}.")
+                )
+    return replace(tool, fractions=frozenset(found))
+
+
 def linked(texts: Sequence[str], rng: random.Random) -> str:
-    """Several requests as one message."""
-    if len(texts) == 1:
-        return texts[0]
+    """Several requests as one message, with words around them now and then."""
     ended = [text if _ENDS.search(text) else f"{text}." for text in texts]
     bare = [_ENDS.sub("", text) for text in texts]
     lower = [text[0].lower() + text[1:] if text[1:2].islower() and " " in text else text for text in bare]
-    return rng.choice(
-        (
-            " ".join(ended),
-            " ".join([ended[0], *(f"{rng.choice(('Also,', 'And', 'Then', 'Next,'))} {text}." for text in lower[1:])]),
-            f"First, {lower[0]}. " + " ".join(f"{rng.choice(('Then', 'After that,'))} {text}." for text in lower[1:]),
-            f"{bare[0]}, {', '.join(lower[1:-1])}{', ' if lower[1:-1] else ''}and {lower[-1]}.",
-            "\n".join(f"{i}. {text}" for i, text in enumerate(ended, 1)),
-            "\n".join(ended),
-            f"I need {'two' if len(texts) == 2 else 'three'} things: " + "; ".join(lower) + ".",
-            "; ".join(lower),
-            " and ".join([bare[0], *lower[1:]]) + ".",
+    count = {2: "two", 3: "three", 4: "four"}.get(len(texts))
+    if len(texts) == 1:
+        text = texts[0]
+    else:
+        led = [f"{rng.choice(GLUE['then'])} {text}." for text in lower]
+        text = rng.choice(
+            (
+                " ".join(ended),
+                " ".join([ended[0], *led[1:]]),
+                " ".join([ended[0], *led[1:]]),
+                f"First, {lower[0]}. " + " ".join(led[1:]),
+                f"{bare[0]}, {''.join(f'{text}, ' for text in lower[1:-1])}and {lower[-1]}.",
+                "\n".join(f"{i}. {text}" for i, text in enumerate(ended, 1)),
+                "\n".join(ended),
+                f"I need {count} things: " + "; ".join(lower) + ".",
+                f"Can you help me with {count} things? " + " ".join([ended[0], *led[1:]]),
+                "; ".join(lower),
+                " and ".join([bare[0], *lower[1:]]) + ".",
+                " and then ".join([bare[0], *lower[1:]]) + ".",
+            )
         )
-    )
+    share = 0.3 if len(texts) > 1 else 0.1
+    if rng.random() < share:
+        text = f"{rng.choice(GLUE['before'])} {text}"
+    if rng.random() < share / 2:
+        text = f"{text if _ENDS.search(text) else text + '.'} {rng.choice(GLUE['after'])}"
+    return f'"{text}"' if rng.random() < 0.03 else text
 
 
 def fifth_stage(
