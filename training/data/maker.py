@@ -199,9 +199,9 @@ class Maker:
         """`And in Paris?`: the same tool again, the other values left out."""
         rng = self.rng
         fit = [s for s in self.part.specs if s.results and sum(p.required for p in s.params) == 1 and s.several]
-        spec = rng.choice(fit)
-        slot = next(param.slot for param in spec.params if param.required)
         while True:
+            spec = rng.choice(fit)
+            slot = next(param.slot for param in spec.params if param.required)
             request = self.request(spec)
             if set(request.calls[0]) == {slot}:
                 break

@@ -50,7 +50,7 @@ def value_of(param: Param, rng: random.Random, language: str = "") -> Slot:
         items = distinct(param, rng, rng.choice([1, 2, 2, 3]), language)
         if param.kind in ("i[]", "n[]"):
             generator = param.generator or "int(1,200)"
-            items = [slots.draw(rng, generator) for _ in range(rng.randint(3, 6))]
+            items = [coerced(param, slots.draw(rng, generator)) for _ in range(rng.randint(3, 6))]
             items = [Slot(str(item.value), item.value) for item in items]
         return Slot(join_words([item.text for item in items]), [item.value for item in items])
     return coerced(param, local_draw(rng, param.generator, language))
@@ -66,7 +66,7 @@ def local_draw(rng: random.Random, generator: str, language: str) -> Slot:
 
 
 def coerced(param: Param, slot: Slot) -> Slot:
-    if param.kind in ("i", "n") and isinstance(slot.value, str):
+    if param.kind[0] in "in" and isinstance(slot.value, str):
         number = float(slot.value)
         return Slot(slot.text, int(number) if number.is_integer() else number)
     return slot

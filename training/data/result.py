@@ -23,7 +23,7 @@ def result(spec: Spec, request: Request, call: Mapping[str, Any], rng: random.Ra
         if slot not in words or len(request.calls) > 1:
             words[slot] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     usable = [pair for pair in spec.results if all(known(name, words) for name in names_in(pair))]
-    content, answer = rng.choice(usable)
+    content, answer = rng.choice(usable or [("ok", "Done.")])
     is_json = content[0] in "[{"
     content = substituted(content, words, rng, escape=is_json)
     return content, substituted(answer, words, rng, escape=False)
@@ -34,7 +34,7 @@ def names_in(pair: tuple[str, str]) -> set[str]:
 
 
 def known(name: str, words: Mapping[str, str]) -> bool:
-    return name in words or name in TEXTS or name in POOLS or name in ("int", "of", "lat", "lon")
+    return name in words or name in TEXTS or name in POOLS or name in ("int", "dec", "money", "iso", "of", "lat", "lon")
 
 
 def substituted(template: str, words: dict[str, str], rng: random.Random, *, escape: bool) -> str:
