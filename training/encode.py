@@ -23,7 +23,7 @@ from abruzzi.protocol.messages import Message, Tool
 from abruzzi.protocol.template import render_prompt
 
 VARIANT = "smollm2"
-MAX_TOKENS, MAX_TREE = 900, 1600
+MAX_TOKENS, MAX_TREE = 1200, 2000
 DECIDED = 1.0
 # What a grammar would force anyway still has to be likely, or the unguided model stumbles.
 FORCED = 0.2

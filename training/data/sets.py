@@ -27,7 +27,7 @@ _KINDS: Mapping[str, int] = {
     "single": 38,
     "several": 14,
     "together": 22,
-    "beyond": 14,
+    "beyond": 18,
     "strange": 6,
     "lacking": 6,
     "question": 4,
