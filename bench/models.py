@@ -1,6 +1,7 @@
 """How well the embedded models call tools: each behind `abruzzi serve`, the same requests one after the other.
 
-    python bench/models.py --scorers FOLDER --data FOLDER [--models NAME,NAME] [--tests bfcl,distractors,k2vv] [--n N]
+    python bench/models.py [--models NAME,NAME]                           # the everyday requests of everyday.py alone
+    python bench/models.py --scorers FOLDER --data FOLDER [--tests everyday,bfcl,distractors,k2vv] [--n N]
 
 The scorers' folder holds `score_bfcl.py` and `score_k2vv.py`, which talk to any OpenAI-compatible server, that of the
 data `bfcl_dev.jsonl.xz` and `k2vv_dev.jsonl.xz`: records of the Berkeley Function-Calling Leaderboard, compared by its
@@ -18,6 +19,8 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +28,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench import everyday
 
 TESTS: Mapping[str, Sequence[str]] = {
     "bfcl": ("score_bfcl.py", "bfcl_dev"),
@@ -37,19 +44,32 @@ TESTS: Mapping[str, Sequence[str]] = {
 def serving(model: str, options: Sequence[str]) -> Iterator[str]:
     """The address of `abruzzi serve` with this model; where it ends early its log is the error's text."""
     command = [sys.executable, "-m", "abruzzi", "serve", "--model", model, "--port", "0", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        log = []
-        try:
-            for line in server.stderr:
-                log.append(line)
-                if found := re.search(r"http://[\d.]+:\d+/v1", line):
-                    urllib.request.urlopen(found[0] + "/models", timeout=120).read()
-                    yield found[0]
-                    return
-            raise SystemExit(f"abruzzi serve --model {model} ended:\n{''.join(log)}")
-        finally:
-            server.terminate()
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("w") as file, subprocess.Popen(command, stderr=file) as server:
+            try:
+                yield address(server, log, model)
+            finally:
+                server.terminate()
+
+
+def address(server: subprocess.Popen[bytes], log: Path, model: str) -> str:
+    while server.poll() is None:
+        if found := re.search(r"http://[\d.]+:\d+/v1", log.read_text()):
+            with contextlib.suppress(urllib.error.HTTPError):  # 503 while it loads
+                urllib.request.urlopen(found[0] + "/models", timeout=60).close()
+                return found[0]
+        time.sleep(0.2)
+    raise SystemExit(f"abruzzi serve --model {model} ended:\n{log.read_text()}")
+
+
+def figures(test: str, model: str, url: str, options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str]]:
+    """Label and figure of each line of the table."""
+    if test == "everyday":
+        for kind, right, count in everyday.scored(url, model):
+            yield f"{kind} ({count})", percent(right / count)
+    else:
+        yield from rows(test, scored(test, model, url, options, folder))
 
 
 def scored(test: str, model: str, url: str, options: argparse.Namespace, folder: Path) -> Mapping[str, Any]:
@@ -66,7 +86,6 @@ def scored(test: str, model: str, url: str, options: argparse.Namespace, folder:
 
 
 def rows(test: str, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Label and figure of each line of the table."""
     if test == "k2vv":
         yield "responses with calls", f"{found['count_finish_reason_tool_calls']} of {found['n']}"
         yield "of those, all calls inside their schema", percent(found["schema_accuracy"])
@@ -84,28 +103,32 @@ def percent(share: float | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--scorers", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--scorers", type=Path)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--models", default="smollm2-135m,qwen2.5-coder-1.5b", help="names or GGUF files, by commas")
-    parser.add_argument("--tests", default=",".join(TESTS))
+    parser.add_argument("--tests", help="by commas; all where --scorers and --data are given")
     parser.add_argument("--n", type=int, default=0, help="records of each test; 0 for all")
     parser.add_argument("--out", type=Path, help="folder for a line of JSON a record")
     parser.add_argument("serve", nargs="*", help="options of abruzzi serve, behind --")
     options = parser.parse_args()
-    models, tests = options.models.split(","), options.tests.split(",")
+    is_whole = options.scorers and options.data
+    models = options.models.split(",")
+    tests = (options.tests or ",".join(("everyday", *TESTS) if is_whole else ("everyday",))).split(",")
+    if not is_whole and tests != ["everyday"]:
+        parser.error(f"{', '.join(tests)}: give --scorers and --data")
     table: dict[tuple[str, str], dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for model in models:
             with serving(model, options.serve) as url:
                 for test in tests:
                     print(f"{model}: {test} ...", file=sys.stderr, flush=True)
-                    for label, figure in rows(test, scored(test, model, url, options, Path(folder))):
+                    for label, figure in figures(test, model, url, options, Path(folder)):
                         table.setdefault((test, label), {})[model] = figure
     shown = Table(box=None)
     for head in ("test", "", *(Path(model).stem for model in models)):
         shown.add_column(head, justify="left" if head in ("test", "") else "right")
-    for (test, label), figures in table.items():
-        shown.add_row(test, label, *(figures.get(model, "-") for model in models))
+    for (test, label), by_model in table.items():
+        shown.add_row(test, label, *(by_model.get(model, "-") for model in models))
     Console(width=120).print(shown)
 
 

@@ -36,6 +36,7 @@ _ENDS = re.compile(r"[.!?]$")
 # Sets of the catalogue and of signatures, and how much of what the stages before had.
 _CATALOGUE, _SIGNATURES = 2400, 150
 _SHARE, _DIALOGUES, _IRRELEVANT = 0.2, 0.6, 0.25
+_GLUE = material.pools("glue")
 # Words that say nothing of what a tool is about.
 _COMMON = keys(
     "with from this that what your their have list find show give tell make many much does date name number value "
@@ -56,11 +57,6 @@ def about(spec: Spec) -> frozenset[str]:
 
 def told(tool: JsonObject) -> frozenset[str]:
     return words_of(f"{tool['function']['name'].replace('_', ' ')} {tool['function'].get('description', '')}")
-
-
-GLUE: dict[str, list[str]] = {}
-for _line in material.lines("glue"):
-    GLUE.setdefault(_line.split(" ")[0], []).append(_line.partition(" ")[2])
 
 
 class Sets:
@@ -215,7 +211,7 @@ def linked(texts: Sequence[str], rng: random.Random) -> str:
     if len(texts) == 1:
         text = texts[0]
     else:
-        led = [f"{rng.choice(GLUE['then'])} {text}." for text in lower]
+        led = [f"{rng.choice(_GLUE['then'])} {text}." for text in lower]
         text = rng.choice(
             (
                 " ".join(ended),
@@ -234,9 +230,9 @@ def linked(texts: Sequence[str], rng: random.Random) -> str:
         )
     share = 0.3 if len(texts) > 1 else 0.1
     if rng.random() < share:
-        text = f"{rng.choice(GLUE['before'])} {text}"
+        text = f"{rng.choice(_GLUE['before'])} {text}"
     if rng.random() < share / 2:
-        text = f"{text if _ENDS.search(text) else text + '.'} {rng.choice(GLUE['after'])}"
+        text = f"{text if _ENDS.search(text) else text + '.'} {rng.choice(_GLUE['after'])}"
     return f'"{text}"' if rng.random() < 0.03 else text
 
 
