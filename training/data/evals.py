@@ -10,6 +10,8 @@ from pathlib import Path
 
 from training.data.catalog import JsonObject
 
+EVERYDAY = Path(__file__).parents[2] / "bench" / "everyday.json"
+
 
 @dataclass(frozen=True)
 class Evals:
@@ -42,7 +44,17 @@ def load_evals(folder: Path) -> Evals:
                 tools.update(map(tool_key, row.get("tools") or ()))
     if not prompts:
         raise FileNotFoundError(f"{folder}: no evaluations, and without them nothing would be kept out")
-    return Evals(frozenset(prompts), frozenset(tools))
+    return Evals(frozenset(prompts | everyday()), frozenset(tools))
+
+
+def everyday() -> set[str]:
+    """The requests of `bench/everyday.json`. Its tools are anybody's (`get_weather` of a city): they may occur."""
+    requests = json.loads(EVERYDAY.read_text(encoding="utf-8"))["requests"]
+    return {
+        text
+        for request in requests
+        for text in prompts_of({"messages": [{"role": "user", "content": request["user"]}]})
+    }
 
 
 def prompts_of(row: JsonObject) -> Iterator[str]:
