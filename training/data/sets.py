@@ -34,8 +34,10 @@ _KINDS: Mapping[str, int] = {
 }
 _ENDS = re.compile(r"[.!?]$")
 # Sets of the catalogue and of signatures, and how much of what the stages before had.
-_CATALOGUE, _SIGNATURES = 2400, 150
-_SHARE, _DIALOGUES, _IRRELEVANT = 0.2, 0.6, 0.25
+_CATALOGUE, _SIGNATURES = 1500, 100
+_SHARE, _DIALOGUES, _IRRELEVANT = 0.5, 0.6, 0.25
+# How often a result is answered.
+_ANSWERED = 0.3
 _GLUE = material.pools("glue")
 # Words that say nothing of what a tool is about.
 _COMMON = keys(
@@ -82,7 +84,8 @@ class Sets:
             kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
             chat = Chat(list(opening))
             if self._turn(kind, chat, several):
-                rows.setdefault(chat.messages[-2]["content"], chat.done(declared, f"set_{kind}"))
+                asked = chat.messages[len(opening)]["content"]
+                rows.setdefault(asked, chat.done(declared, f"set_{kind}"))
         return list(rows.values())
 
     def _specs(self, count: int) -> list[Spec]:
@@ -146,7 +149,7 @@ class Sets:
             chosen = rng.sample(several, min(len(several), rng.choice([2, 2, 2, 3, 3, 4])))
         else:
             chosen = list(several) * rng.choice([2, 2, 3, 4])
-        texts, calls = [], []
+        texts, calls, done = [], [], []
         if kind == "several" and not chosen[0][0].several:
             return False
         for spec, tool in chosen:
@@ -156,8 +159,13 @@ class Sets:
                 return False
             texts.append(request.text)
             calls += [(tool, call) for call in request.calls if (tool, call) not in calls]
+            done.append((spec, request))
         chat.user(linked(texts, rng))
         chat.call(calls)
+        # What was called once isn't called again: its result is told.
+        is_plain = sum(len(request.calls) for _, request in done) == len(calls)
+        if is_plain and len(calls) < 4 and rng.random() < _ANSWERED and all(spec.results for spec, _ in done):
+            self._maker.answer(chat, *done)
         return len(calls) >= len(texts)
 
     def _request(self, spec: Spec, tool: Declared, templates: Sequence[str]) -> Request | None:
