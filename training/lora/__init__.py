@@ -7,6 +7,7 @@ What makes it fast on two cores, in the order of what it brings:
 - a process a core, each with its own part of the step, instead of threads that wait for each other at every operation;
 - few different shapes: a new one costs seconds (kernels are generated for it), so every batch has the same number of
   tokens and sequences are padded to a multiple of `batches.ALIGN`;
+- conversations that begin alike as a tree: what they share is computed once;
 - the LM head only at the positions that carry a loss weight;
 - the element-wise parts fused by torch.compile;
 - an allocator that keeps its memory (`__main__.ENVIRONMENT`).
