@@ -173,7 +173,7 @@ def test_the_conversations_of_a_set_have_its_tools_and_differ_in_what_is_asked(s
         if row["source"] in ("set_beyond", "set_strange", "set_lacking", "set_question"):
             assert not any(message.get("tool_calls") for message in row["messages"])
         if row["source"] in ("set_several", "set_together"):
-            assert row["messages"][-1]["tool_calls"]
+            assert any(message.get("tool_calls") for message in row["messages"])
 
 
 @given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.lists(st.integers(0, 2), min_size=2), min_size=1))
