@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import shlex
 import socket
@@ -207,3 +208,9 @@ def test_the_engines_port_is_a_free_one() -> None:
         port = taken.getsockname()[1]
         assert free_port(port) > port
     assert 64000 < free_port(65536) < 65536
+
+
+def test_a_port_that_the_system_may_have_given_has_the_engine_elsewhere() -> None:
+    engine_port = importlib.import_module("abruzzi.cli.launch")._engine_port
+    assert 12_000 < engine_port(12_000) < 13_001
+    assert engine_port(0) < 32_768 and engine_port(45_000) < 32_768
