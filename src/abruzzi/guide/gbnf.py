@@ -39,6 +39,8 @@ time ::= ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,9
 zone ::= "Z" | [-+] [01] [0-9] ":" [0-5] [0-9]
 hex ::= [0-9a-fA-F]
 """
+# How every marker begins.
+_MARKER = "<|"
 _FORMATS = {
     "date": "date",
     "time": "time",
@@ -63,7 +65,10 @@ def spelled(turn: Outline) -> str:
         body = f"arguments-answer | {section}" if turn.signatures else "arguments-answer"
         rules.append(_arguments(turn.answer.schema, "answer"))
         rules += _calls(turn) if turn.signatures else ()
-    elif not turn.signatures or turn.tool_format == "pythonic":  # Python's literals aren't written out in this language
+    elif not turn.signatures:
+        body = "text-0"
+        rules += _until("text", _MARKER, None, may_end=True)
+    elif turn.tool_format == "pythonic":  # Python's literals aren't written out in this language
         body = "text"
         rules.append(r"text ::= [^\x00]*")
     else:
@@ -87,8 +92,8 @@ def quoted(text: str) -> str:
 _ESCAPES = {"b": r"\x08", "f": r"\x0C"}
 
 
-def _until(name: str, marker: str, then: str, *, may_end: bool) -> Iterator[str]:
-    """Any text up to and with the marker, then what follows it; or, if it may end, any text without.
+def _until(name: str, marker: str, then: str | None, *, may_end: bool) -> Iterator[str]:
+    """Any text up to and with the marker, then what follows it, if anything may; or, if it may end, any text without.
 
     Rule N is for where N characters of the marker have been read. Its first one, `<`, stands in it only there.
     """
@@ -97,10 +102,8 @@ def _until(name: str, marker: str, then: str, *, may_end: bool) -> Iterator[str]
     yield f"{name}-0 ::= {quoted(first)} {name}-1 | [^{first}] {name}-0{end}"
     for n, character in enumerate(marker[1:], 1):
         following = f"{name}-{n + 1}" if n + 1 < len(marker) else then
-        yield (
-            f"{name}-{n} ::= {quoted(character)} {following} | {quoted(first)} {name}-1"
-            f" | [^{first}{character}] {name}-0{end}"
-        )
+        onwards = "" if following is None else f"{quoted(character)} {following} | "
+        yield f"{name}-{n} ::= {onwards}{quoted(first)} {name}-1 | [^{first}{character}] {name}-0{end}"
 
 
 def _calls(turn: Outline) -> Iterator[str]:
