@@ -21,6 +21,8 @@ from training.data.corpus import build
 from training.data.evals import Evals, load_evals, prompts_of
 from training.data.parts import Part, divided
 from training.data.places import third_stage
+from training.data.slots import draw
+from training.data.stories import load_stories, tell
 from training.encode import trees
 
 Conversation = dict[str, Any]
@@ -161,7 +163,8 @@ def test_the_conversations_of_a_set_have_its_tools_and_differ_in_what_is_asked(s
     rows = [json.loads(line) for line in first[0].splitlines()]
     assert [row for row in rows if evals.overlap(row) or faults(row)] == []
     kinds = {row["source"] for row in rows}
-    assert {f"set_{kind}" for kind in ("single", "several", "together", "beyond", "strange", "lacking")} <= kinds
+    made = ("single", "several", "together", "story", "beyond", "strange", "lacking")
+    assert {f"set_{kind}" for kind in made} <= kinds
     numbers = [row["set"] for row in rows]
     assert numbers == sorted(numbers)  # those of a set stand together
     for _, same in itertools.groupby(rows, lambda row: row["set"]):
@@ -172,8 +175,67 @@ def test_the_conversations_of_a_set_have_its_tools_and_differ_in_what_is_asked(s
     for row in rows:
         if row["source"] in ("set_beyond", "set_strange", "set_lacking", "set_question"):
             assert not any(message.get("tool_calls") for message in row["messages"])
-        if row["source"] in ("set_several", "set_together"):
+        if row["source"] in ("set_several", "set_together", "set_story"):
             assert any(message.get("tool_calls") for message in row["messages"])
+
+
+def test_a_story_says_what_its_calls_need() -> None:
+    specs = load_tools()
+    for story in load_stories():
+        assert not any(specs[key].held for key in story.keys)
+        for text in story.texts:
+            said, done = tell(text, [specs[key] for key in story.keys], random.Random(text))
+            assert "@" not in re.sub(r"\w@\w", "", said) and "#1" not in said
+            for spec, request in done:
+                required = {param.slot for param in spec.params if param.required}
+                assert all(required <= call.keys() for call in request.calls), text
+
+
+def test_a_story_repeats_a_value_in_words_and_as_a_value() -> None:
+    specs = load_tools()
+    text = (
+        'Hi. #1 How is $place?$(unit="celsius") #2 And $amount $from in $to? #1 @2.amount in @1.place$(place=@1.place)'
+    )
+    said, ((_, first), (_, second), (_, third)) = tell(text, [specs["weather"], specs["convertcur"]], random.Random(1))
+    place = first.words["place"]
+    assert third.calls == ({"place": place},)
+    assert said == f"Hi. How is {place}? {second.text} {second.words['amount']} in {place}"
+    assert first.calls == ({"place": place, "unit": "celsius"},)
+
+
+@given(st.integers())
+def test_times_are_said_in_many_ways(seed: int) -> None:
+    slot = draw(random.Random(seed), "clock")
+    hours, minutes = map(int, slot.value.split(":"))
+    if found := re.fullmatch(r"(\d+)(?::(\d\d))? ?([ap])\.?m\.?", slot.text.lower()):
+        assert hours == int(found[1]) % 12 + 12 * (found[3] == "p")
+        assert minutes == int(found[2] or 0)
+    elif ":" in slot.text:
+        assert slot.text == slot.value
+    elif slot.text in ("noon", "midnight"):
+        assert slot.value == {"noon": "12:00", "midnight": "00:00"}[slot.text]
+    else:
+        assert (hours >= 12) == ("morning" not in slot.text) and minutes == 30 * ("half" in slot.text)
+
+
+@pytest.mark.parametrize("generator", ["seconds", "minutes", "days", "large", "money", "curname", "monthname"])
+@given(seed=st.integers())
+def test_what_is_said_otherwise_has_the_value_that_the_call_carries(generator: str, seed: int) -> None:
+    slot = draw(random.Random(seed), generator)
+    if generator in ("curname", "monthname"):
+        assert re.fullmatch("[A-Z]{3}" if generator == "curname" else "[0-9]+", slot.value)
+        return
+    factors = {
+        **{"second": 1, "minute": 60, "min": 60, "hour": 3600, "day": 86400, "week": 604800, "fortnight": 1209600},
+        **{"k": 1000, "thousand": 1000, "million": 1_000_000},
+    }
+    number = re.match(r"([\d,.]+)", slot.text)
+    unit = re.search(r"([a-z]+?)s?$", slot.text)
+    if number:
+        factor = factors[unit[1]] if unit else 1
+        per = {"seconds": 1, "minutes": 60, "days": 86400}.get(generator, 1)
+        assert slot.value == pytest.approx(float(number[1].replace(",", "")) * factor / per)
+    assert slot.value > 0
 
 
 @given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.lists(st.integers(0, 2), min_size=2), min_size=1))

@@ -27,6 +27,7 @@ COUNTS: Mapping[Kind, tuple[int, int]] = {
     Maker.question: (430, 15),
     Maker.refusal: (170, 8),
     Maker.plain_chat: (200, 6),
+    Maker.toolless: (160, 6),
     Maker.missing: (210, 6),
     Maker.pythonic: (280, 8),
     Maker.foreign: (240, 8),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from training.data.catalog import JsonObject, Param, Spec
+from training.data.slots import is_converted
 from training.data.words import made_up
 
 
@@ -62,10 +63,12 @@ def declare(
         rng.shuffle(params)
     names = parameter_names(params, rng, "camel" if style in ("camel", "pascal") else "snake")
     properties, required = {}, []
-    described = rng.choice([0.0, 0.0, 0.5, 1.0])
+    described = rng.choice([0.0, 0.6, 1.0, 1.0, 1.0])
     for param in params:
         schema = param.schema()
-        if rng.random() < described:
+        if param.generator.startswith("of(") and rng.random() < (0.6 if param.kind == "s[]" else 0.25):
+            enumerated(param, schema)
+        if is_converted(param.generator) or rng.random() < described:
             schema["description"] = parameter_description(param, names[param.slot], rng)
         properties[names[param.slot]] = schema
         if param.required or (param.slot in used and rng.random() < 0.12):
@@ -76,6 +79,13 @@ def declare(
         function["description"] = rng.choice(spec.descriptions)
     function["parameters"] = parameters
     return Declared(spec.key, name, {"type": "function", "function": function}, names)
+
+
+def enumerated(param: Param, schema: JsonObject) -> None:
+    """Declare texts that are drawn from a few as the only ones."""
+    if param.kind in ("s", "s[]"):
+        one = schema["items"] if param.kind == "s[]" else schema
+        one["enum"] = param.generator[3:-1].split("/")
 
 
 def parameter_names(params: Sequence[Param], rng: random.Random, style: str) -> dict[str, str]:

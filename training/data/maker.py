@@ -23,6 +23,14 @@ REFUSALS = (
     "Unfortunately I'm not able to {deed} here.",
     "None of the tools I have can {deed}, sorry.",
 )
+# Where no tools are declared at all.
+TOOLLESS = (
+    "I can't {deed} here, since I have no tools in this conversation.",
+    "I'm sorry, but I have no way to {deed} here: no tools were given to me.",
+    "Without a tool for it I can't {deed}. Is there something else that I can help you with?",
+    "I can't {deed} from here, sorry. I can only answer in words.",
+    "To {deed} I would need a tool, and I have none at the moment.",
+)
 FOLLOW_UPS = ("What about ${s}?", "And ${s}?", "and for ${s}?", "Same for ${s}, please.", "and ${s}")
 # Where a small model drops brackets, slashes or quotes.
 HARD_TO_COPY = keys("calc readfile issues getrepo shell sql python fetch grep writefile websearch playsong weather")
@@ -255,6 +263,19 @@ class Maker:
             chat.user(question)
             chat.say(answer)
         return chat.done([], "plain_chat")
+
+    def toolless(self) -> JsonObject:
+        """A request that needs a tool where there is none."""
+        spec = self.rng.choice([spec for spec in self.part.specs if spec.key not in ABLE])
+        chat = self.opening(0.2)
+        several = spec.several and self.rng.random() < 0.2
+        chat.user(phrase(spec, self.rng.choice(spec.several if several else spec.requests), self.rng).text)
+        chat.say(self.rng.choice(TOOLLESS).format(deed=spec.deed))
+        if self.rng.random() < 0.3:
+            question, answer = self.rng.choice(self.part.questions)
+            chat.user(varied(question, self.rng))
+            chat.say(answer)
+        return chat.done([], "toolless")
 
     def refusal(self) -> JsonObject:
         """A request that none of the tools can do."""

@@ -10,7 +10,7 @@ FOLDER = Path(__file__).parents[1] / "material"
 
 def blocks(name: str) -> list[list[str]]:
     """The lines of a file and of those that go on with it (`NAME_*.txt`), divided at blank lines."""
-    files = [FOLDER / f"{name}.txt", *sorted(FOLDER.glob(f"{name}_*.txt"))]
+    files = [*FOLDER.glob(f"{name}.txt"), *sorted(FOLDER.glob(f"{name}_*.txt"))]
     text = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
     lines = "\n".join(line for line in text.splitlines() if not line.startswith("# "))
     return [block.splitlines() for block in re.split(r"\n\n+", lines.strip())]

@@ -82,8 +82,8 @@ def distinct(param: Param, rng: random.Random, count: int, language: str = "") -
     return list(found.values())
 
 
-def phrase(spec: Spec, template: str, rng: random.Random, language: str = "") -> Request:
-    """Fill a request: the text, and the arguments by slot."""
+def phrase(spec: Spec, template: str, rng: random.Random, language: str = "", *, plain: bool = False) -> Request:
+    """Fill a request: the text, and the arguments by slot. `plain` is written carefully."""
     template = expand(template, rng)
     if "((" in template:
         return repeated(spec, template, rng)
@@ -107,7 +107,7 @@ def phrase(spec: Spec, template: str, rng: random.Random, language: str = "") ->
         else:
             pieces.append((fill(spec, name, rng, words, arguments, language), True))
     pieces.append((template[at:], False))
-    text = noised(pieces, rng, plain=bool(language))
+    text = noised(pieces, rng, plain=plain or bool(language))
     # Of two lists every pair is meant.
     calls = tuple({**arguments, **dict(chosen)} for chosen in itertools.product(*many))
     return Request(text, calls, words)
@@ -157,10 +157,11 @@ def fill(
         drawn = slots.draw(rng, generator)
         arguments.setdefault(slot, {})[part] = drawn.value
     else:
-        # Two cities of one request differ.
+        # Two cities of one request differ, and "dollars" aren't changed into "USD".
         for _ in range(20):
             drawn = value_of(spec.param(name), rng, language)
-            if drawn.text not in words.values():
+            texts = [*words.values(), *(value for value in arguments.values() if isinstance(value, str))]
+            if drawn.text not in texts and drawn.value not in texts:
                 break
         arguments[name] = drawn.value
     text = drawn.text

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from training.data import material
 from training.data.catalog import JsonObject, Spec
@@ -18,6 +19,8 @@ from training.data.maker import REFUSALS, Maker
 from training.data.request import Request, phrase, varied
 from training.data.rivals import ABLE, keys, rivals_of
 from training.data.signatures import Signature, Signatures
+from training.data.slots import is_converted
+from training.data.stories import Story, load_stories, tell
 
 Rows = list[JsonObject]
 
@@ -34,8 +37,12 @@ _KINDS: Mapping[str, int] = {
 }
 _ENDS = re.compile(r"[.!?]$")
 # Sets of the catalogue and of signatures, and how much of what the stages before had.
-_CATALOGUE, _SIGNATURES = 1500, 100
-_SHARE, _DIALOGUES, _IRRELEVANT = 0.5, 0.6, 0.25
+_CATALOGUE, _STORIES, _SIGNATURES = 700, 500, 50
+# How often a story is told in its set.
+_TOLD = 0.6
+_SHARE, _DIALOGUES, _IRRELEVANT = 0.4, 0.5, 0.25
+# How many sets are about a tool that wants values in another form than they are said.
+_CONVERTING = 0.2
 # How often a result is answered.
 _ANSWERED = 0.3
 _GLUE = material.pools("glue")
@@ -67,13 +74,32 @@ class Sets:
     def __init__(self, maker: Maker) -> None:
         self._maker, self._rng = maker, maker.rng
         self._about = {spec.key: about(spec) for spec in maker.part.specs}
+        self._converting = [
+            spec for spec in maker.part.specs if any(is_converted(one.generator) for one in spec.params)
+        ]
+        known = {spec.key: spec for spec in maker.part.specs}
+        self._stories = [
+            (story, [known[key] for key in story.keys]) for story in load_stories() if known.keys() >= set(story.keys)
+        ]
 
     def made(self) -> Rows:
+        return self._of(self._specs(self._rng.choices(_TOOLS, _OFTEN)[0]))
+
+    def stories(self) -> Rows:
+        """A set about a story: it is told now and then, and some of its tools are asked for alone."""
+        rng = self._rng
+        story, own = rng.choice(self._stories)
+        others = [spec for spec in self._specs(rng.choices((1, 2, 3, 4), (40, 30, 20, 10))[0]) if self._fits(spec, own)]
+        return self._of([*own, *(others if rng.random() < 0.7 else ())], story)
+
+    def _fits(self, spec: Spec, own: Sequence[Spec]) -> bool:
+        return not any(self._alike(spec, other) for other in own)
+
+    def _of(self, specs: Sequence[Spec], story: Story | None = None) -> Rows:
         rng, maker = self._rng, self._maker
-        specs = self._specs(rng.choices(_TOOLS, _OFTEN)[0])
         tools: dict[str, tuple[Spec, Declared]] = {}
         for spec in specs:
-            tool = as_fractions(spec, declare(spec, rng, kept=0.65), rng)
+            tool = as_fractions(spec, declare(spec, rng, kept=0.9 if story else 0.65), rng)
             tools.setdefault(tool.name, (spec, tool))
         several = list(tools.values())
         declared = [tool.openai for _, tool in several]
@@ -83,7 +109,11 @@ class Sets:
         for _ in range(rng.randint(4, 6) + len(specs) // 4):
             kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
             chat = Chat(list(opening))
-            if self._turn(kind, chat, several):
+            if story and rng.random() < _TOLD:
+                kind, is_made = "story", self._tell(story, chat, tools)
+            else:
+                is_made = self._turn(kind, chat, several)
+            if is_made:
                 asked = chat.messages[len(opening)]["content"]
                 rows.setdefault(asked, chat.done(declared, f"set_{kind}"))
         return list(rows.values())
@@ -91,7 +121,7 @@ class Sets:
     def _specs(self, count: int) -> list[Spec]:
         """Tools of which none does another's work; some of the same field."""
         rng, every = self._rng, self._maker.part.specs
-        chosen = [rng.choice(every)]
+        chosen = [rng.choice(self._converting if rng.random() < _CONVERTING else every)]
         near = [spec for spec in every if spec.domain == chosen[0].domain]
         for _ in range(count * 8):
             if len(chosen) == count:
@@ -134,6 +164,23 @@ class Sets:
             if words_of(text) & frozenset[str]().union(*(self._about[one.key] for one, _ in several)):
                 return False
             return not any(one.key in ABLE for one, _ in several) and self._said(chat, varied(text, rng), answer)
+        return False
+
+    def _tell(self, story: Story, chat: Chat, tools: Mapping[str, tuple[Spec, Declared]]) -> bool:
+        by_key = {spec.key: (spec, tool) for spec, tool in tools.values()}
+        if not by_key.keys() >= set(story.keys):
+            return False
+        specs = [by_key[key][0] for key in story.keys]
+        for _ in range(8):
+            text, done = tell(self._rng.choice(story.texts), specs, self._rng)
+            calls: list[tuple[Declared, Mapping[str, Any]]] = []
+            for spec, request in done:
+                tool = by_key[spec.key][1]
+                calls += [(tool, call) for call in request.calls if (tool, call) not in calls]
+            if all(tool.names.keys() >= call.keys() for tool, call in calls):
+                chat.user(text)
+                chat.call(calls)
+                return True
         return False
 
     def _said(self, chat: Chat, text: str, answer: str) -> bool:
@@ -251,6 +298,8 @@ def fifth_stage(
     sets, signatures = Sets(maker), Signatures(tools, rng)
     for _ in range(round(_CATALOGUE * scale)):
         yield sets.made()
+    for _ in range(round(_STORIES * scale)):
+        yield sets.stories()
     for _ in range(round(_SIGNATURES * scale)):
         yield signatures.shared()
     real = [row for row in rows if row["source"].startswith("dialogue_")]
@@ -261,7 +310,8 @@ def fifth_stage(
         if rng.random() < _IRRELEVANT:
             yield [row]
     for row in rows:
-        if not row["source"].startswith("dialogue_") and rng.random() < _SHARE:
+        share = 1 if row["source"] in ("plain_chat", "toolless") else _SHARE
+        if not row["source"].startswith("dialogue_") and rng.random() < share:
             yield [row]
 
 

@@ -24,7 +24,7 @@ def integer(rng: random.Random, low: int, high: int) -> Slot:
     n = rng.randint(low, high)
     if n in NUMBER_WORDS and n > 0 and rng.random() < 0.2:
         return Slot(NUMBER_WORDS[n], n)
-    if n >= 10000 and rng.random() < 0.15:
+    if n >= 1000 and rng.random() < 0.3:
         return Slot(f"{n:,}", n)
     return Slot(str(n), n)
 
@@ -40,8 +40,8 @@ def money(rng: random.Random) -> Slot:
     if rng.random() < 0.25:
         text = f"{rng.randint(1, 400)}.{rng.randint(1, 9)}{rng.randint(1, 9)}"
         return Slot(text, float(text))
-    n = rng.choice([rng.randint(1, 99), rng.randint(1, 99) * 10, rng.randint(100, 9999)])
-    return Slot(str(n), n)
+    n = rng.choice([rng.randint(1, 99), rng.randint(1, 99) * 10, rng.randint(100, 9999), rng.randint(2, 900) * 1000])
+    return Slot(f"{n:,}" if rng.random() < 0.4 else str(n), n)
 
 
 def iso_date(rng: random.Random) -> Slot:
@@ -50,6 +50,57 @@ def iso_date(rng: random.Random) -> Slot:
     name = POOLS["month"][month - 1]
     text = rng.choice([iso, iso, iso, f"{name} {day}, {year}", f"{day} {name} {year}"])
     return Slot(text, iso)
+
+
+def clock(rng: random.Random) -> Slot:
+    """A time of day as it is said, for a tool that wants HH:MM."""
+    hour, minute = rng.randint(0, 23), rng.choice([0, 0, 0, 15, 30, 30, 45, 5 * rng.randint(0, 11)])
+    value = f"{hour:02}:{minute:02}"
+    half, small = ("am" if hour < 12 else "pm"), hour % 12 or 12
+    past = f":{minute:02}"
+    said = [f"{small}{past if minute else ''}{gap}{half}" for gap in ("", " ")]
+    said += [f"{small}{past} {half.upper()}", f"{small}{past if minute else ''} {half[0]}.m.", value]
+    if not minute:
+        said += [f"{small} o'clock in the {'morning' if hour < 12 else 'afternoon' if hour < 18 else 'evening'}"] * (
+            hour > 5
+        )
+        said += ["noon"] * (hour == 12) * 3 + ["midnight"] * (hour == 0) * 3
+    if minute == 30 and hour > 5:
+        part = "morning" if hour < 12 else "afternoon" if hour < 18 else "evening"
+        said.append(f"half past {NUMBER_WORDS.get(small, small)} in the {part}")
+    return Slot(rng.choice(said), value)
+
+
+def lasting(rng: random.Random, unit: str) -> Slot:
+    """A length of time as it is said, for a tool that wants it in `unit`: s, min or d."""
+    a = rng.randint(2, 12)
+    in_words = NUMBER_WORDS[a] if rng.random() < 0.3 else str(a)
+    said = {
+        "s": [("half a minute", 30), ("a minute", 60), (f"{in_words} minutes", a * 60), (f"{a * 5} seconds", a * 5)],
+        "min": [
+            *[("half an hour", 30), ("an hour", 60), ("an hour and a half", 90), ("a quarter of an hour", 15)],
+            *[(f"{in_words} hours", a * 60), (f"{a * 5} minutes", a * 5), (f"{a * 5} min", a * 5)] * 2,
+        ],
+        "d": [("a week", 7), ("two weeks", 14), (f"{in_words} days", a), (f"{in_words} days", a), ("a fortnight", 14)],
+    }[unit]
+    return Slot(*rng.choice(said))
+
+
+def large(rng: random.Random) -> Slot:
+    """A number of thousands or millions as it is said."""
+    a, b = rng.randint(2, 990), rng.randint(1, 9)
+    return Slot(
+        *rng.choice(
+            [
+                (f"{a}k", a * 1000),
+                (f"{a} thousand", a * 1000),
+                (f"{a % 30 + 1} million", (a % 30 + 1) * 1_000_000),
+                (f"{a % 9 + 1}.{b} million", (a % 9 + 1) * 1_000_000 + b * 100_000),
+                (f"{a * 1000:,}", a * 1000),
+                (str(a * 500), a * 500),
+            ]
+        )
+    )
 
 
 def order_items(rng: random.Random) -> Slot:
@@ -96,6 +147,24 @@ SPECIAL: dict[str, tuple[Callable[[random.Random], Slot], dict[str, Any]]] = {
 }
 
 
+SAID: dict[str, Callable[[random.Random], Slot]] = {
+    "money": money,
+    "iso": iso_date,
+    "clock": clock,
+    "seconds": lambda rng: lasting(rng, "s"),
+    "minutes": lambda rng: lasting(rng, "min"),
+    "days": lambda rng: lasting(rng, "d"),
+    "large": large,
+}
+# Of these and of pools whose values are said otherwise (`euros=>EUR`), a tool must tell the form that it wants.
+_CONVERTED = {"clock", "seconds", "minutes", "days"}
+
+
+def is_converted(generator: str) -> bool:
+    name = generator.partition("(")[0]
+    return name in _CONVERTED or any("=>" in text for text in POOLS.get(name, ()))
+
+
 def join_words(words: list[str], last: str = " and ") -> str:
     """`a, b and c`."""
     return last.join(filter(None, [", ".join(words[:-1]), words[-1]]))
@@ -110,10 +179,8 @@ def draw(rng: random.Random, generator: str) -> Slot:
     if name == "dec":
         low, high, digits = argument.split(",")
         return decimal(rng, float(low), float(high), int(digits))
-    if name == "money":
-        return money(rng)
-    if name == "iso":
-        return iso_date(rng)
+    if name in SAID:
+        return SAID[name](rng)
     if name in ("lat", "lon"):
         value = round(rng.uniform(-80, 80) if name == "lat" else rng.uniform(-170, 170), rng.choice([2, 4]))
         return Slot(str(value), value)
@@ -121,4 +188,5 @@ def draw(rng: random.Random, generator: str) -> Slot:
         text = rng.choice(argument.split("/"))
         return Slot(text, text)
     text = TEXTS[name](rng, argument) if name in TEXTS else rng.choice(POOLS[name])
-    return Slot(text, text)
+    said, is_other, value = text.partition("=>")
+    return Slot(said, value if is_other else text)
