@@ -27,7 +27,8 @@ from abruzzi.protocol.template import begun_turn, render_prompt
 
 # An engine that brought nothing new is asked for something else, and for what else it might have written.
 _RETRY_TEMPERATURE = 0.8
-_ALTERNATIVES = 8
+# OpenAI's limit; engines have one of their own, of at least that.
+_ALTERNATIVES = 5
 # Characters that an engine may write when no more are wanted: the end of the section and of the turn.
 _BEHIND = 64
 _ASK_JSON = "Answer with one JSON object that follows this JSON Schema, and nothing else: "
@@ -277,7 +278,7 @@ class Turn:
             params,
             temperature=max(params.temperature or 0.0, _RETRY_TEMPERATURE),
             seed=None if params.seed is None else params.seed + self.patience.resumes,
-            logprobs=max(params.logprobs or 0, _ALTERNATIVES),
+            alternatives=_ALTERNATIVES,
         )
 
     def _give_up(self, guard: Guard, broken: Problem) -> Sequence[Event]:

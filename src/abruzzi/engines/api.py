@@ -35,6 +35,8 @@ class Api:
     """...the member of the answer that is it."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """What every request of ours has: special tokens are kept, which engines hide, and K2's markers are such."""
+    unlimited: bool = False
+    """Whether it goes on to the end of its context where it is given no `max_tokens`; OpenAI's stops after 16."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Parameters of sampling that it has under other names than vLLM's."""
     stops_at_ids: bool = False
@@ -46,6 +48,13 @@ class Api:
     constraints: tuple[Constraint, ...] = ()
     """The best first."""
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is an engine's."""
+        return bool(self.owner)
+
 
 # Engines hide special tokens unless told otherwise, and what hides them under another name is lost anyway.
 PLAIN = Api(fields={"skip_special_tokens": False})
+# For servers that refuse a field which isn't OpenAI's.
+STRICT = Api()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from abruzzi.engines.base import Capabilities, Engine, Piece, SamplingParams, Usage, name_of
+from abruzzi.engines.refusal import Refused
 from abruzzi.guide.grammar import Grammar
-from abruzzi.protocol.errors import AbruzziError, EngineError
+from abruzzi.protocol.errors import AbruzziError, EngineError, RequestError
 from abruzzi.protocol.prompt import Control, Prompt, going_on
 from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import Variant
@@ -115,6 +117,10 @@ class Asking:
                         break
             if self.end is None:
                 raise EngineError("the engine ended its output without a finish_reason")
+        except Refused as error:
+            if named := _named(error, params):
+                raise RequestError(f"the engine takes no such {named}: {error}", named) from error
+            raise
         except AbruzziError:
             raise
         except Exception as error:
@@ -185,6 +191,13 @@ class Asking:
     def stopped_by(self) -> str | None:
         """The client's stop sequence that ended the output."""
         return None if self.end is None else self.end.stop
+
+
+def _named(error: Refused, params: SamplingParams) -> str | None:
+    """The parameter, one of those that are set, of which a refusal speaks."""
+    unset = SamplingParams()
+    names = (one.name for one in fields(SamplingParams) if getattr(params, one.name) != getattr(unset, one.name))
+    return next((name for name in names if re.search(rf"\b{name}\b", str(error))), None)
 
 
 def counter_of(capabilities: Capabilities) -> Tokenizer | None:

@@ -39,10 +39,17 @@ class SamplingParams:
     """Ids of tokens, and what is added to the logit of each: -100 to 100."""
     logprobs: int | None = None
     """How many alternatives to offer with each token, where the engine can."""
+    alternatives: int = 0
+    """The same, of which an engine that won't does without."""
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise RequestError(f"expected at least one token, got {self.max_tokens}", "max_tokens")
+
+    @property
+    def offered(self) -> int | None:
+        """How many alternatives to offer with each token in all; None where its likelihood isn't asked for, either."""
+        return max(self.logprobs or 0, self.alternatives) if self.alternatives else self.logprobs
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,9 @@ from abruzzi.engines.chat_only import ChatEngine
 from abruzzi.engines.doctor import Finding, examine, in_words
 from abruzzi.engines.http import Unreachable
 from abruzzi.engines.output import Output
+from abruzzi.engines.refusal import Refused
 from abruzzi.engines.remote import Remote, encoded
+from abruzzi.engines.room import is_tight, room, room_counted
 from abruzzi.engines.ways import Asker, Ways, ways_of
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.errors import EngineError, EngineTimeout, EngineUnavailable
@@ -32,9 +34,8 @@ from abruzzi.protocol.variants import Variant
 
 logger = logging.getLogger(__name__)
 
-# Engines that are asked for no limit stop at 16 tokens, as the first of OpenAI's did.
-_MAX_TOKENS = 4096
-_LEAST_TOKENS = 256
+# What servers that are no engine that is known may refuse, and an answer can be had without.
+_DISPENSABLE = "stream_options"
 # Of a grammar: its tools, and bytes. The engine compiles it before it begins, for seconds where it is larger.
 _MOST_TOOLS = 256
 _MAX_GRAMMAR = 1 << 20
@@ -86,6 +87,7 @@ class CompletionsEngine(Remote):
         self._make_chat = partial(ChatEngine, base_url, model=model, variant=variant, timeout=timeout, api_key=api_key)
         self._chat: ChatEngine | None = None  # what is asked in its place where there are no completions
         self._refused: dict[int, float] = {}  # hashes of grammars that it isn't given, and until when
+        self._withheld: dict[str, float] = {}  # fields that it isn't given, and until when
 
     async def settle(self, seconds: float | None = None) -> Ways:
         """Find out how the server is asked, in a second or two, `seconds` at most. Of one that isn't ready nothing new
@@ -215,8 +217,54 @@ class CompletionsEngine(Remote):
         self, prompt: Prompt, params: SamplingParams, held: Mapping[str, msgspec.Raw] | None = None
     ) -> AsyncGenerator[Piece, None]:
         """A completion; `held`: the fields that hold it to a grammar."""
+        is_sure = self.ways.api.is_known and not params.alternatives
+        if is_sure and (params.max_tokens is not None or not is_tight(prompt, self.ways.api, self.capabilities)):
+            return self._asked(prompt, params, held or {})
+        return self._looked_after(prompt, params, held or {})
+
+    async def _looked_after(
+        self, prompt: Prompt, params: SamplingParams, held: Mapping[str, msgspec.Raw]
+    ) -> AsyncGenerator[Piece, None]:
+        """A completion, of which the room is counted before, and which does without what the server refuses."""
+        api = self.ways.api
+        if params.max_tokens is None and is_tight(prompt, api, self.capabilities):
+            async with self._asker() as asker:
+                params = replace(params, max_tokens=await room_counted(prompt, api, self.capabilities, asker))
+        now = time.monotonic()
+        without = {name for name, until in self._withheld.items() if now < until}
+        dispensable = {"logprobs"} if params.alternatives else set[str]()
+        dispensable |= set() if api.is_known else {_DISPENSABLE}
+        while True:
+            begun = False
+            try:
+                asked = self._asked(prompt, params, held, without=without & dispensable)
+                async with contextlib.aclosing(asked) as pieces:
+                    async for piece in pieces:
+                        begun = True
+                        yield piece
+                return
+            except Refused as error:
+                named = {name for name in dispensable - without if name in str(error)}
+                if begun or not named:
+                    raise
+                without |= named
+                self._withheld.update(dict.fromkeys(named, now + _KNOWN_SECONDS))
+
+    def _asked(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        held: Mapping[str, msgspec.Raw],
+        *,
+        without: Collection[str] = (),
+    ) -> AsyncGenerator[Piece, None]:
+        """A request, without some fields."""
         by_id = self.capabilities.tokenizer is not None and not params.stop
-        fields = {**(self.ways.api.ids_out if by_id else {}), **(held or {})}
+        fields = {**(self.ways.api.ids_out if by_id else {}), **held}
+        if "logprobs" in without:
+            params = replace(params, alternatives=0)
+        if _DISPENSABLE in without:
+            fields[_DISPENSABLE] = None
         make = partial(self._body, prompt, params, fields, by_id=by_id)
         return self._answer("/completions", prompt, make, Output(params, by_id=by_id), guided=bool(held))
 
@@ -232,11 +280,11 @@ class CompletionsEngine(Remote):
         body: dict[str, Any] = {
             "model": self.capabilities.model,
             "prompt": counter.encode_prompt(prompt) if self._by_id and counter is not None else text,
-            "max_tokens": params.max_tokens or self._room(prompt, text),
+            "max_tokens": params.max_tokens or room(prompt, text, api, self.capabilities),
             "temperature": params.temperature,
             "top_p": params.top_p,
             "seed": params.seed,
-            "logprobs": params.logprobs,
+            "logprobs": params.offered,
             "frequency_penalty": params.frequency_penalty,
             "presence_penalty": params.presence_penalty,
             # Not OpenAI's: what knows only its fields refuses these, or does nothing about them.
@@ -253,16 +301,6 @@ class CompletionsEngine(Remote):
             **fields,
         }
         return encoded(body)
-
-    def _room(self, prompt: Prompt, text: str) -> int:
-        """The limit where the client sets none. Engines refuse one that goes beyond what the model reads."""
-        context, counter = self.capabilities.context_length, self.capabilities.counter
-        if context is None or 3 * len(text) + _MAX_TOKENS < context:
-            return _MAX_TOKENS
-        if counter is not None:
-            return max(1, min(_MAX_TOKENS, context - counter.count(prompt)))
-        # Two bytes a token is little: of English it is four.
-        return max(_LEAST_TOKENS, min(_MAX_TOKENS, context - len(text.encode()) // 2))
 
 
 def _spelled(constraint: Constraint, grammar: Grammar, ids: Ids) -> Mapping[str, msgspec.Raw]:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from abruzzi.engines.api import PLAIN
 from abruzzi.engines.http import BrokenOff, Silence, Unreachable
 from abruzzi.engines.llamacpp import LLAMACPP
 from abruzzi.engines.sglang import SGLANG
@@ -38,6 +37,8 @@ _RUNNING = {
 _WORDS = "one two three four five six seven eight nine ten "
 _LONG = _WORDS * 40
 _ABORT_SECONDS = 3.0
+# As many as the guard asks for.
+_ALTERNATIVES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +98,13 @@ def in_words(ways: Ways, *, guided: bool) -> Sequence[tuple[str, bool]]:
     better be changed.
     """
     name = f"is {ways.api.name} {ways.version or ''}".rstrip()
-    if ways.api is PLAIN:
+    if not ways.api.is_known:
         name = "is no engine that is known"
-    if not guided:
+    if ways.refusal:
+        lines = [(f"{name}, and refuses completions: {ways.refusal}", True)]
+    elif not guided:
         lines = [(f"{name}: it is given no grammar, and the guard alone keeps calls valid", False)]
-    elif ways.api is PLAIN:
+    elif not ways.api.is_known:
         lines = [(f"{name}, and obeys no grammar: the guard alone keeps calls valid", False)]
     elif ways.constraint is None:
         change = f"; to change that, {_OBEY[ways.api.name]}"
@@ -115,7 +118,7 @@ def in_words(ways: Ways, *, guided: bool) -> Sequence[tuple[str, bool]]:
 
 
 def _engine(ways: Ways) -> Finding:
-    if ways.api is PLAIN:
+    if not ways.api.is_known:
         return Finding("engine", "unknown", "fair", "it is asked in the ways of all that are known")
     return Finding("engine", " ".join(filter(None, (ways.api.name, ways.version))), "good")
 
@@ -222,7 +225,7 @@ async def _cache(asker: Asker, ways: Ways) -> Finding:
 
 
 async def _logprobs(asker: Asker, ways: Ways) -> Finding:
-    _, got = await asker.complete(ways.api, "Hello", max_tokens=1, logprobs=2)
+    _, got = await asker.complete(ways.api, "Hello", max_tokens=1, logprobs=_ALTERNATIVES)
     if isinstance(got, dict) and got.get("logprobs"):
         return Finding("logprobs", "given", "good", "where an output breaks, what else might have come is tried first")
     return Finding("logprobs", "not given", "fair", "where an output breaks it is drawn again")

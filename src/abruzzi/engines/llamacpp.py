@@ -11,6 +11,7 @@ LLAMACPP = Api(
     owner="llamacpp",
     version="/props",
     version_key="build_info",
+    unlimited=True,
     renamed={"repetition_penalty": "repeat_penalty"},
     tokenize=lambda model, text: ("/tokenize", {"content": text, "parse_special": True}),
     constraints=(_GBNF,),

@@ -165,7 +165,7 @@ class Output(Stream[_Completion]):
     def pieces(self, events: Iterable[bytes]) -> Iterator[Piece]:
         texts: list[str] = []
         ids: list[int] = []
-        alone = self._params.logprobs is not None
+        alone = self._params.offered is not None
         try:
             for chunk in self._chunks(events):
                 for choice in chunk.choices or ():

@@ -13,6 +13,7 @@ TRTLLM = Api(
     version="/version",
     # A field that it doesn't know is a 400. Text would get a [BOS] that the template has not written.
     fields={"skip_special_tokens": False, "spaces_between_special_tokens": False, "add_special_tokens": False},
+    unlimited=True,
     stops_at_ids=True,  # ids of what it writes come only in place of the text
     constraints=(_TAG,),
 )

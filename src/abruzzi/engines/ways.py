@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from abruzzi.engines.api import PLAIN, Api, Constraint, Ids
+from abruzzi.engines.api import PLAIN, STRICT, Api, Constraint, Ids
 from abruzzi.engines.http import BrokenOff, Client, Silence, Unreachable
 from abruzzi.engines.llamacpp import LLAMACPP
 from abruzzi.engines.output import counted
@@ -41,7 +41,8 @@ _UNANSWERED = (401, 403, 408, 425, 429, 502, 503, 504)
 # An engine that is busy, or compiles its first grammar, takes a while; one that is lost doesn't hold others up longer.
 _PROBE_SECONDS = 60.0
 _PATIENCE_WITH_OTHERS = 5.0  # with servers that are no engine that is known
-_MAX_ANSWER = 1 << 20
+# Of an answer, in bytes: the ids of a long prompt are some.
+_MAX_ANSWER = 8 << 20
 # Of a path that a server doesn't have.
 _NOT_OFFERED = (404, 405, 501)
 
@@ -63,6 +64,8 @@ class Ways:
     """Whether markers are seen in the text; None where that wasn't found out."""
     completes: bool = True
     """Whether it offers completions, and not chat alone."""
+    refusal: str = ""
+    """Its words where it refuses a completion of nothing but OpenAI's fields."""
 
 
 class Asker:
@@ -146,18 +149,21 @@ async def ways_of(asker: Asker, variant: Variant, *, guided: bool = True) -> Way
     """
     status, listed = await asker.get("/v1/models")
     asker.check(status, listed)
-    api = api_of(listed)
-    if api is PLAIN:
+    api, refusal = api_of(listed), ""
+    if not api.is_known:
         asker.patience = _PATIENCE_WITH_OTHERS
     if await offers_chat_alone(asker):
         return Ways(completes=False)
+    if not api.is_known:
+        api, refusal = await _unknown(asker)
     ways = Ways(
         api,
         await version_of(asker, api),
+        refusal=refusal,
         ids=await ids_of(asker, api, variant),
         context_length=context_length_of(listed, asker.model),
     )
-    if guided:
+    if guided and not refusal:
         ways = await _held(asker, ways)
     return await _marked(asker, ways)
 
@@ -166,7 +172,7 @@ def candidates(ways: Ways) -> Sequence[Ways]:
     """The ways in which a server may be held to a grammar. Routers put a name of their own in the engine's place: one
     that isn't known may be held as any that is.
     """
-    if ways.api is not PLAIN:
+    if ways.api.is_known:
         return [ways]
     return [replace(ways, api=replace(api, name=f"like {api.name}", tokenize=None)) for api in APIS]
 
@@ -178,6 +184,15 @@ async def _held(asker: Asker, ways: Ways) -> Ways:
             if await obeyed(asker, one, constraint) is True:
                 return replace(one, constraint=constraint)
     return ways
+
+
+async def _unknown(asker: Asker) -> tuple[Api, str]:
+    """How a server is asked that is no engine that is known, and its words where it refuses that, too."""
+    for api in (PLAIN, STRICT):
+        status, got = await asker.complete(api, _PROBED, max_tokens=1)
+        if status not in (400, 422):
+            return api, ""
+    return PLAIN, f"{status}: {got}"
 
 
 async def offers_chat_alone(asker: Asker) -> bool:
@@ -239,7 +254,7 @@ async def ids_of(asker: Asker, api: Api, variant: Variant) -> Ids:
     spellings = [one for one in (*MARKERS, THINK_BEGIN, THINK_END, variant.turn_end) if one in variant.controls]
     if api.tokenize is None:
         known = {spelling: id for id, spelling in K2_CONTROL_IDS.items() if spelling in spellings}
-        return known if api is not PLAIN and SECTION_BEGIN in variant.controls else {}
+        return known if api.is_known and SECTION_BEGIN in variant.controls else {}
     path, body = api.tokenize(asker.model, "".join(spellings))
     _, told = await asker.post(path, body)
     ids = told.get("tokens") if isinstance(told, dict) else None

@@ -148,7 +148,7 @@ class Turn:
             "presence_penalty": params.presence_penalty or 0.0,
             "repeat_penalty": params.repetition_penalty or 1.0,
             "logit_bias": params.logit_bias,
-            "n_probs": _ALTERNATIVES if self.matcher else params.logprobs or 1,
+            "n_probs": _ALTERNATIVES if self.matcher else params.offered or 1,
             "seed": self.random.getrandbits(31),
         }
         return {**request, **options}
@@ -178,7 +178,7 @@ class Turn:
 
     def _offered(self, token: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
         """What else might have come, for a caller who asks for that."""
-        if not self.params.logprobs:
+        if not self.params.offered:
             return ()
         return tuple((str(one["token"]), float(one["logprob"])) for one in token["top_logprobs"])
 
