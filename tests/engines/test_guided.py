@@ -147,21 +147,22 @@ def test_a_grammar_is_for_the_beginning_of_a_turn_and_of_a_size_that_is_compiled
 class VllmLike(Standin):
     """vLLM's paths, as far as they are asked; it always writes the same."""
 
-    def __init__(self, events: bytes) -> None:
+    def __init__(self, events: bytes, owner: str = "vllm") -> None:
         super().__init__()
-        self._events = events
+        self._events, self._owner = events, owner
 
     async def answer(self, method: str, path: str, body: bytes) -> Reply:
         if path == "/v1/models":
-            return of_json({"data": [{"id": "kimi-k2", "owned_by": "vllm"}]})
+            return of_json({"data": [{"id": "kimi-k2", "owned_by": self._owner}]})
         if path == "/tokenize":
-            text = json.loads(body)["prompt"]
+            text = json.loads(body)["prompt" if self._owner == "vllm" else "content"]
             return of_json({"tokens": sorted((IDS[one] for one in IDS if one in text), key=lambda id: at(text, id))})
         if path == "/v1/completions" and json.loads(body).get("stream"):
             self.note(asked=json.loads(body))
             return Reply(200, self._events, "text/event-stream")
         if path == "/v1/completions":
-            return of_json({"choices": [{"text": "<|tool_call_begin|>", "token_ids": [163597]}]})
+            ids = {"token_ids": [163597]} if json.loads(body).get("return_token_ids") else {}
+            return of_json({"choices": [{"text": "<|tool_call_begin|>", **ids}]})
         return of_json({}, 404)
 
 
@@ -191,3 +192,20 @@ def test_with_its_tokenizer_an_engine_reads_and_tells_ids(shared: Any) -> None:
         first, second = server.asked
     assert first["prompt"] == second["prompt"] == tokenizer.encode_prompt(prompt)
     assert first["return_token_ids"] is True and "return_token_ids" not in second
+
+
+def test_llama_server_reads_ids_and_tells_none(shared: Any) -> None:
+    tokenizer = Tokenizer.from_folder(shared / "k2")
+    prompt = render_prompt([Message("user", "<|im_end|>")], variant="k2")
+
+    async def work(url: str) -> None:
+        engine = CompletionsEngine(url, model="kimi-k2", variant=prompt.variant, tokenizer=tokenizer)
+        await engine.settle()
+        assert engine.capabilities.tokenizer is None
+        assert "".join(piece.text for piece in await held(engine, prompt=prompt)) == "Hällo"
+        await engine.aclose()
+
+    with VllmLike(sse(chunk("Hällo", "stop"), b"[DONE]"), owner="llamacpp") as server:
+        asyncio.run(work(server.url))
+        (asked,) = server.asked
+    assert asked["prompt"] == tokenizer.encode_prompt(prompt) and "max_tokens" not in asked
