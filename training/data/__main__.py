@@ -33,7 +33,7 @@ _STAGES: dict[int, Callable[[Sequence[Row], random.Random], Sequence[Row]]] = {
     3: third_stage,
 }
 # Of tools that are never trained.
-VALID_SETS = 24
+VALID_SETS, VALID_STORIES = 24, 10
 
 
 def main() -> None:
@@ -70,6 +70,7 @@ def main() -> None:
             train = together(fifth_stage(train, signatures[0], maker, rng, options.scale), evals, rng)
             held = Sets(Maker(parts[1], specs, rng))
             valid += together((held.made() for _ in range(VALID_SETS)), evals, rng)
+            valid += together((held.stories() for _ in range(VALID_STORIES)), evals, rng)
         valid += shuffled(made(signatures[1], rng, 1), evals, rng)
     else:
         train = list(_STAGES[options.stage](train, rng))

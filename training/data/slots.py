@@ -24,7 +24,8 @@ def integer(rng: random.Random, low: int, high: int) -> Slot:
     n = rng.randint(low, high)
     if n in NUMBER_WORDS and n > 0 and rng.random() < 0.2:
         return Slot(NUMBER_WORDS[n], n)
-    if n >= 1000 and rng.random() < 0.3:
+    is_year = low >= 1000 and high <= 2200
+    if n >= 1000 and not is_year and rng.random() < 0.3:
         return Slot(f"{n:,}", n)
     return Slot(str(n), n)
 
