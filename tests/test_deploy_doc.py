@@ -86,6 +86,11 @@ def test_launch_takes_the_command(words: list[str], monkeypatch: pytest.MonkeyPa
         assert "--host 0.0.0.0 --port 8000 --variant k2" in told
 
 
+def test_before_a_router_it_starts_though_no_replica_answers() -> None:
+    replica, server = (words for name, words in COMMANDS if name == "router.yaml")
+    assert server[server.index("--model") + 1] == replica[2]  # by which vllm serve lists it
+
+
 def test_each_engine_and_each_way_is_there() -> None:
     shown = [" ".join(words) for _, words in COMMANDS]
     for part in ("vllm serve", "-m sglang.launch_server", "mpirun -np 16", "srun --mpi", "backend ray", "headless"):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,8 +47,10 @@ def test_an_engine_that_is_down_is_unavailable(down: str) -> None:
         connect(down)
     with pytest.raises(EngineUnavailable, match=f"no engine answers at {down}/v1: .*; no engine answers"):
         connect([down, down.replace("127.0.0.1", "localhost")])
+    named = connect(down, model="m")
+    assert isinstance(named, CompletionsEngine) and named.health()[0]["status"] == "sick"
     with pytest.raises(EngineUnavailable, match="nothing answers"):
-        asyncio.run(ask(connect(down, model="m")))
+        asyncio.run(ask(named))
 
 
 def test_of_several_engines_one_may_be_down(completions: CompletionsServer, down: str) -> None:
@@ -101,6 +107,31 @@ def test_a_tokenizer_counts_where_the_engine_does_not(completions: CompletionsSe
         connect(tokenizer=shared / "k2")
     with pytest.raises(RequestError, match=r"tiktoken\.model"):
         connect(url, tokenizer=shared)
+
+
+def test_a_ctrl_c_is_not_held_up_by_an_engine_that_says_nothing(completions: CompletionsServer) -> None:
+    url, handler = completions
+    asked, answers = threading.Event(), threading.Event()
+
+    def wait(self: Any) -> None:
+        asked.set()
+        answers.wait(30)
+
+    def interrupt() -> None:
+        assert asked.wait(20)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    handler.do_POST = wait  # type: ignore[method-assign]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=interrupt, daemon=True).start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            connect(url, model="kimi-k2")
+        assert time.monotonic() - began < 10
+    finally:
+        answers.set()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_command_takes_several_engines(completions: CompletionsServer, down: str) -> None:

@@ -117,7 +117,7 @@ def launched(
     record = folder / "record"
     environment = os.environ | {
         "PATH": installed(folder),
-        "PYTHONPATH": str(folder / "lib"),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(folder / "lib"), os.environ.get("PYTHONPATH")))),
         "STANDIN": json.dumps(does),
         "STANDIN_RECORD": str(record),
     }

@@ -3,9 +3,9 @@
     standin.py trtllm-serve|vllm|sglang|llama-server OPTIONS...
 
 What they do is said by STANDIN, a JSON object: `load` (seconds), `listens` (already then, with 503), `dies` (exit code,
-once loaded), `says` (lines), `text`, `pause` (seconds between two chunks), `child` (it starts one that heeds no
-SIGTERM), `stubborn` (it heeds none itself), `model`. What they were started with, and as which processes, is written to
-STANDIN_RECORD, a line of JSON each.
+once loaded), `says` (lines), `text`, `pause` (seconds between two chunks), `thinks` (seconds before each answer),
+`child` (it starts one that heeds no SIGTERM), `stubborn` (it heeds none itself), `model`, `asks_key` (one that nobody
+has). What they were started with, and as which processes, is written to STANDIN_RECORD, a line of JSON each.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ def vllm(words: list[str]) -> argparse.Namespace:
 
 def sglang(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("sglang")
+    if words[:1] == ["serve"]:
+        words = words[1:]
     parser.add_argument("--model-path", "--model", required=True)
     for name in ("--host", "--dist-init-addr", "--tool-call-parser", "--api-key"):
         parser.add_argument(name)
@@ -105,10 +107,13 @@ class Api(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.is_loading:
             return self._answer(503, {"error": "Loading model"})
+        if self.path == "/v1/models" and DOES.get("asks_key"):
+            return self._answer(401, {"error": "Unauthorized"})
         models = {"object": "list", "data": [{"id": DOES.get("model", "kimi-k2"), "max_model_len": 4096}]}
         self._answer(200, models if self.path == "/v1/models" else {})
 
     def do_POST(self) -> None:
+        time.sleep(DOES.get("thinks", 0))
         if b"abruzzi_probe" in self.rfile.read(int(self.headers["Content-Length"])):
             return self._answer(400, {"error": "unknown field"})
         self.send_response(200)

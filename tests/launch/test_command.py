@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
-import socket
 from pathlib import Path
 
 import pytest
 
+from abruzzi.cli.launch import launch
 from abruzzi.engines.launch.arguments import Arguments
-from abruzzi.engines.launch.command import Command, free_port, read
+from abruzzi.engines.launch.command import Command, read
 from abruzzi.protocol.errors import EngineUnavailable, RequestError
 
 K2 = "moonshotai/Kimi-K2-Instruct"
@@ -85,6 +84,14 @@ def test_an_engines_command_is_mended_and_else_left_as_it_stands(given: str, men
         ("CUDA_VISIBLE_DEVICES=0 vllm serve x", "expected a program, got CUDA_VISIBLE_DEVICES=...: put env in front"),
         ("vllm serve x --dry-run", "--dry-run is abruzzi's own: it stands before the engine's command"),
         ("vllm serve x --engine-grace=3", "--engine-grace is abruzzi's own"),
+        ("llama-server -m x --rate 60/min", "--rate is abruzzi's own"),
+        ("vllm serve x --runner pooling", "--runner pooling can't stay in the command of vllm: it would answer no"),
+        ("sglang serve x --disaggregation-mode=prefill", "--disaggregation-mode prefill can't stay"),
+        ("trtllm-serve x --server_role CONTEXT", "--server_role can't stay in the command of trtllm-serve"),
+        (
+            "llama-server -m x --host /x.sock",
+            "--host /x.sock can't stay in the command of llama-server: it must listen",
+        ),
         ("vllm serve x --skip-tokenizer-init", "--skip-tokenizer-init can't stay"),
         ("vllm serve x --port --dtype auto", "got --port without a value"),
         ("trtllm-serve x --extra_llm_api_options", "expected a file behind --extra_llm_api_options"),
@@ -150,6 +157,8 @@ def test_keys_are_known_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("env VLLM_API_KEY=sk-a vllm serve x", ("sk-a",)),
         ("llama-server -m x --api-key sk-a,sk-b", ("sk-a", "sk-b")),
         ("python -m sglang.launch_server --model x --api-key sk-a", ("sk-a",)),
+        ("srun --export=ALL,VLLM_API_KEY=sk-a,A=1 vllm serve x", ("sk-a",)),
+        ("apptainer exec --env A=1,VLLM_API_KEY=sk-a x.sif vllm serve x", ("sk-a",)),
     ):
         found, shown = keys(command)
         assert found == expected and "sk-" not in shown
@@ -163,12 +172,28 @@ def test_keys_are_known_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         "env HF_TOKEN=sk-1 AWS_SECRET=sk-2 vllm serve x --hf-token sk-3",
         "python -m sglang.launch_server --model x --admin-api-key sk-1 --some_password=sk-2",
+        "srun --export=A=1,HF_TOKEN=sk-1,sk-2 --x-token=sk-3 vllm serve x",
+        "srun --export A=1,HF_TOKEN=sk-1 vllm serve x",
+        "env VLLM_API_KEY=sk-1,sk=2 vllm serve x",
     ],
 )
 def test_no_secret_is_shown(command: str) -> None:
     assert "sk-" not in read(shlex.split(command)).shown(1)
     plain = "vllm serve x --max-num-batched-tokens 8 --tokenizer-mode auto"
     assert "8 --tokenizer-mode auto" in read(shlex.split(plain)).shown(1)
+
+
+def test_what_is_no_secret_is_shown() -> None:
+    command = "srun -n 2 --export=ALL,HF_TOKEN=sk-1,A=1 vllm serve x"
+    assert read(shlex.split(command)).shown(1).startswith("srun -n 2 --export=ALL,HF_TOKEN=...,A=1 vllm serve x")
+
+
+def test_all_options_of_launch_are_known_behind_the_engines_command_but_those_that_engines_have() -> None:
+    of_engines = {"--host", "--port", "--api-key", "--api-key-file", "--tokenizer", "--grammar"}
+    own = {name for one in launch.params for name in (*one.opts, *one.secondary_opts) if name.startswith("-")}
+    for name in own - of_engines:
+        with pytest.raises(RequestError, match=f"^{name} is abruzzi's own"):
+            read(["vllm", "serve", K2, name])
 
 
 def test_options_are_found_in_all_their_spellings() -> None:
@@ -203,14 +228,6 @@ def test_a_program_that_is_not_there_is_told() -> None:
     read(["env", "vllm", "serve", K2]).check_executable()
 
 
-def test_the_engines_port_is_a_free_one() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert free_port(port) > port
-    assert 64000 < free_port(65536) < 65536
-
-
-def test_a_port_that_the_system_may_have_given_has_the_engine_elsewhere() -> None:
-    engine_port = importlib.import_module("abruzzi.cli.launch")._engine_port
-    assert 12_000 < engine_port(12_000) < 13_001
-    assert engine_port(0) < 32_768 and engine_port(45_000) < 32_768
+def test_what_a_daemon_starts_does_not_descend_from_the_command() -> None:
+    assert read(["env", "A=1", "vllm", "serve", K2]).descends
+    assert not read(["srun", "--export=ALL", "trtllm-llmapi-launch", "trtllm-serve", K2]).descends

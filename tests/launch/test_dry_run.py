@@ -57,6 +57,17 @@ def test_own_options_stand_in_the_servers_command_and_keys_do_not(tmp_path: Path
     )
 
 
+def test_the_servers_command_asks_for_the_engines_key_as_the_launch_does(tmp_path: Path) -> None:
+    command = ("vllm", "serve", "K2", "--api-key", "sk-engine", "--host", "0.0.0.0", "--port", "9500")
+    out, _ = printed(tmp_path, *command)
+    assert out.endswith(
+        "ABRUZZI_API_KEYS=... ABRUZZI_ENGINE_KEY=... abruzzi serve --engine http://127.0.0.1:PORT/v1 --host 0.0.0.0"
+        " --port 9500 --variant k2\n"
+    )
+    out, _ = printed(tmp_path, "--insecure", *command)
+    assert "\nABRUZZI_ENGINE_KEY=... abruzzi serve" in out
+
+
 def test_a_part_of_a_group(tmp_path: Path) -> None:
     command = "python -m sglang.launch_server --model-path K2 --tp 16 --nnodes 2 --node-rank 1 --host 0.0.0.0"
     out, err = printed(tmp_path, *command.split())

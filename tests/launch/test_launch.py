@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import sys
+import threading
 import time
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import section
-from tests.launch.launched import Launched, is_alive, launched, until
+from tests.launch.launched import Launched, is_alive, launched, told, until
+from tests.launch.standin import Api
 from tests.ports import free_port
 from tests.server.asking import CHAT, ask, raw, read_all
 
@@ -45,6 +49,12 @@ def stream(one: Launched) -> socket.socket:
         assert part, got
         got += part
     return kept
+
+
+def is_up(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        return ask(port, "/health").status == 200
+    return False
 
 
 def test_the_starting_documents_command_serves_tool_calls(tmp_path: Path) -> None:
@@ -81,6 +91,10 @@ def test_the_starting_documents_command_serves_tool_calls(tmp_path: Path) -> Non
                 "--tool-call-parser=kimi_k2",
             ),
             ["sglang", "--model-path", "Kimi-K2", "--tool-call-parser=kimi_k2", "--trust-remote-code"],
+        ),
+        (
+            ("sglang", "serve", "--model-path", "Kimi-K2"),
+            ["sglang", "serve", "--model-path", "Kimi-K2", "--trust-remote-code"],
         ),
         (("env", "A=1", "llama-server", "-m", "/K2.gguf"), ["llama-server", "-m", "/K2.gguf", "--special"]),
     ],
@@ -220,6 +234,60 @@ def test_two_launches_do_not_share_a_port(tmp_path: Path) -> None:
         with launched(tmp_path / "b", *VLLM, port=first.port) as second:
             assert second.end() == 1
         assert "can't listen on 127.0.0.1" in second.log
+
+
+def test_launches_side_by_side_keep_their_engines_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    words, does = ("--port", "0", *VLLM), {"load": 3}
+    with (
+        launched(tmp_path / "a", *words, says_port=False, model="k2-a", **does) as first,
+        launched(tmp_path / "b", *words, says_port=False, model="k2-b", **does) as second,
+    ):
+        ports = [one.engine["argv"][-1] for one in (first, second)]
+        assert len(set(ports)) == 2
+        first.wait_for("vllm is ready: k2-a")
+        second.wait_for("vllm is ready: k2-b")
+
+
+def test_who_else_answers_on_the_engines_port_is_not_taken_for_it(tmp_path: Path) -> None:
+    with launched(tmp_path, *VLLM, load=600) as one:
+        port = int(one.engine["argv"][-1])
+        assert port == one.port + 10_000
+        with ThreadingHTTPServer(("127.0.0.1", port), Api) as other:
+            threading.Thread(target=other.serve_forever, args=(0.05,), daemon=True).start()
+            assert one.end() == 1
+            other.shutdown()
+        one.nothing_left()
+    assert f"what answers on port {port} isn't vllm: another process took it" in one.log
+
+
+def test_an_engine_that_asks_for_another_key_ends_the_launch(tmp_path: Path) -> None:
+    with launched(tmp_path, *VLLM, asks_key=True) as one:
+        assert one.end() == 1
+        one.nothing_left()
+    assert "/v1/models answered 401: give its key with --engine-key-file FILE" in one.log
+
+
+def test_clients_and_signals_are_heeded_while_it_is_found_out_what_the_engine_can_do(tmp_path: Path) -> None:
+    with launched(tmp_path, "--log-format", "json", *VLLM, listens=True, thinks=30) as one:
+        port = int(one.engine["argv"][-1])
+        until(lambda: is_up(port), "the engine")
+        time.sleep(1)
+        assert ask(one.port, "/health").json["status"] == "loading"
+        began = time.monotonic()
+        assert one.end(signal.SIGTERM) == 1
+        assert time.monotonic() - began < 10 and "is ready" not in one.log
+
+
+def test_a_tokenizer_that_is_none_is_told_before_anything_starts(tmp_path: Path, shared: Path) -> None:
+    for words, message in (
+        (("--tokenizer", str(tmp_path), *VLLM), "expected Kimi K2's tiktoken.model"),
+        (("--tokenizer", str(shared / "k2"), "--variant", "qwen2.5", *VLLM), "for a model of variant 'qwen2.5'"),
+        (("--dry-run", "--tokenizer", str(tmp_path), *VLLM), "expected Kimi K2's tiktoken.model"),
+    ):
+        done = told(tmp_path, *words)
+        assert done.returncode == 2 and message in done.stderr and not (tmp_path / "record").exists()
 
 
 def test_the_engines_key_is_the_clients_too(tmp_path: Path) -> None:

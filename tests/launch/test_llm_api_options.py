@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from abruzzi.engines.launch.command import read
-from abruzzi.engines.launch.llm_api_keys import PLACES
+from abruzzi.engines.launch.llm_api_keys import PLACES, RENAMED
 from abruzzi.engines.launch.llm_api_options import check
 from abruzzi.protocol.errors import RequestError
 
@@ -76,6 +76,12 @@ def test_what_matters_is_told(tmp_path: Path) -> None:
         ("cuda_graph_config: {batch_sizes: [1e3]}", "F:1: expected a list of integers or null for batch_sizes, got"
          " [1e3]"),
         ("MAX_BATCH_SIZE: 5", "F:1: unknown key MAX_BATCH_SIZE: max_batch_size is meant?"),
+        # as in K2's own guide, of July 2025
+        ("cuda_graph_config:\n  padding_enabled: true", "F:2: padding_enabled in cuda_graph_config is enable_padding"
+         " since version 1.0"),
+        ("a: 1\nuse_cuda_graph: true", "F:2: use_cuda_graph is cuda_graph_config: {} for true, cuda_graph_config: null"
+         " for false since version 1.0"),
+        ("moe_backend: TRTLLM", "F:1: moe_backend is moe_config: {backend: ...} since version 1.0"),
         ("skip_tokenizer_init: true", "F:1: skip_tokenizer_init can't stay: it couldn't read a prompt of text then"),
         ("? [a, b]\n: 1", "F:1: expected a name for a key, got a list or keys and values"),
         ("a: 1\nmax_seq_len: 2\nmax_seq_len: 3", "F:3: max_seq_len stands twice, in line 2 too"),
@@ -136,8 +142,13 @@ a_key_of_tomorrow: {x: 1}
 
 
 def test_a_key_that_is_not_known_in_a_section_is_told(tmp_path: Path) -> None:
-    told = notes(tmp_path, "cuda_graph_config:\n  padding_enabled: true\n")  # as in K2's own guide, of July 2025
-    assert "padding_enabled in cuda_graph_config isn't known here, and goes to the engine as it stands" in told
+    told = notes(tmp_path, "cuda_graph_config:\n  sizes_of_tomorrow: true\n")
+    assert "sizes_of_tomorrow in cuda_graph_config isn't known here, and goes to the engine as it stands" in told
+
+
+def test_no_key_that_was_renamed_is_known(tmp_path: Path) -> None:
+    for place, name in RENAMED:
+        assert name not in PLACES[place]
 
 
 def test_no_known_key_is_taken_for_a_misspelled_one(tmp_path: Path) -> None:
@@ -151,5 +162,23 @@ def test_the_yaml_counts_before_flags(tmp_path: Path) -> None:
     file.write_text("tensor_parallel_size: 4")
     found = read(["trtllm-serve", "kimi-k2", "--tp_size", "8", "--config", str(file)])
     assert f"{file}: its tensor_parallel_size counts, and not the option's" in found.notes
+    file.write_text("model: /x\nkv_cache_config: {free_gpu_memory_fraction: 0.8}\nmax_seq_len: 4096\nbackend: pytorch")
+    words = ["trtllm-serve", "kimi-k2", "--kv_cache_free_gpu_memory_fraction", "0.9", "--backend", "tensorrt"]
+    notes = read([*words, "--config", str(file)]).notes
+    counts = [note.partition(": its ")[2] for note in notes if ": its " in note]
+    assert counts == [
+        "kv_cache_config.free_gpu_memory_fraction counts, and not the option's",
+        "backend counts, and not the option's",
+        "model counts, and not the command's",
+    ]
     file.write_text("tensor_parallel_sizes: 4")
     assert read(["trtllm-serve", "kimi-k2", f"--config={file}"], checks_files=False).notes
+
+
+def test_a_k2_is_not_served_without_its_checkpoints_code(tmp_path: Path) -> None:
+    file = tmp_path / "o.yaml"
+    file.write_text("max_seq_len: 4096\ntrust_remote_code: false\n")
+    with pytest.raises(RequestError, match=r"o\.yaml:2: trust_remote_code can't be false: K2's checkpoint brings code"):
+        read(["trtllm-serve", "kimi-k2", "--config", str(file)])
+    other = read(["trtllm-serve", "Qwen/Qwen3-8B", "--trust_remote_code", "--config", str(file)])
+    assert f"{file}: its trust_remote_code counts, and not the option's" in other.notes

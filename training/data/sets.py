@@ -37,7 +37,7 @@ _KINDS: Mapping[str, int] = {
 }
 _ENDS = re.compile(r"[.!?]$")
 # Sets of the catalogue and of signatures, and how much of what the stages before had.
-_CATALOGUE, _STORIES, _SIGNATURES = 700, 500, 50
+_CATALOGUE, _STORIES, _SIGNATURES = 700, 650, 50
 # How often a story is told in its set.
 _TOLD = 0.6
 _SHARE, _DIALOGUES, _IRRELEVANT = 0.4, 0.5, 0.25

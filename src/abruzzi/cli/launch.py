@@ -20,10 +20,12 @@ from abruzzi.cli.engine_options import engine_key, with_options_of_servers
 from abruzzi.cli.seconds import Seconds
 from abruzzi.cli.server_options import address, serve_engine, settings_of, with_server_options
 from abruzzi.cli.terminal import err, out, printable
-from abruzzi.engines.connect import connect
+from abruzzi.engines.connect import check_tokenizer, connect
 from abruzzi.engines.launch.child import Child
-from abruzzi.engines.launch.command import Command, free_port, read
+from abruzzi.engines.launch.command import Command, read
+from abruzzi.engines.launch.port import engine_port
 from abruzzi.engines.launch.ready import said_by, wait_until_ready
+from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.server.access import check_key
 from abruzzi.server.listener import Listener, listen
 from abruzzi.server.loading import Loading
@@ -32,8 +34,6 @@ from abruzzi.server.settings import Settings
 
 # Where nothing can be drawn, seconds between two lines that say that it still loads.
 _STILL = 30.0
-# Where the engine's port is sought if ours tells nothing: it isn't known (a dry run), or the system may have given it.
-_SOME, _GIVEN = 8001, 32768
 _OWN = frozenset(("host", "port", "startup_timeout", "engine_grace", "no_check", "dry_run", "command", "variant"))
 
 
@@ -86,22 +86,27 @@ def launch(
     host = host if host is not None else engine.host or "127.0.0.1"
     port = port if port is not None else engine.port or 8000
     settings = settings_of(host, options, more_keys=engine.keys)  # what is left then is the engine's
-    if engine.keys and settings.api_keys == engine.keys:
+    lets_in = bool(engine.keys) and settings.api_keys == engine.keys
+    if lets_in:
         _say("the engine's key lets clients in here, too")
+    _check_tokenizer(options["tokenizer"], engine)
     if dry_run:
-        at = _engine_port(port)
-        _say(_addresses(host, port, at))
-        out.print(engine.shown(at), markup=False)
-        return out.print(_serve_command(context, engine, at, host, port), markup=False)
+        with engine_port(port) as at:
+            _say(_addresses(host, port, at))
+            out.print(engine.shown(at), markup=False)
+            return out.print(_serve_command(context, engine, at, host, port, lets_in=lets_in), markup=False)
     engine.check_executable()
     configure(settings.log or "text")
     with _stoppable(), listen(host, port) as listening:
         _serve(engine, settings, listening, startup_timeout, engine_grace, **options)
 
 
-def _engine_port(ours: int) -> int:
-    """The next to ours, where that isn't one of those that the system gives to whoever asks (from 32768 on Linux)."""
-    return free_port(ours + 1 if 0 < ours < _GIVEN else _SOME)
+def _check_tokenizer(folder: Path | None, engine: Command) -> None:
+    """Before the engine loads, and not when it has. Raises RequestError."""
+    if folder is not None:
+        tokenizer = Tokenizer.from_folder(folder)
+        if engine.variant is not None:
+            check_tokenizer(tokenizer, engine.variant)
 
 
 def _serve(
@@ -118,19 +123,20 @@ def _serve(
     """Start the engine, wait until it is ready, and serve until a signal comes or the engine ends."""
     key = check_key(command.keys[0], "the engine's key") if command.keys else engine_key(key_file)
     bound = listening.getsockname()[1]
-    port = _engine_port(bound)
-    with _started(command, port, grace) as child:
+    name = command.program.name
+    with engine_port(bound) as port, _started(command, port, grace) as child:
         _say(_addresses(settings.host, bound, port))
-        with Loading(listening), _progress(command.program.name) as tick:
-            served = wait_until_ready(child, command.program.name, port, limit=limit, key=key, tick=tick)
-        # The command's model tells more than the name under which it is served.
-        row = variant or (None if command.variant is None else command.variant.name)
-        engine = connect(f"http://127.0.0.1:{port}/v1", model=None, variant=row, api_key=key, **options)
-        _say(f"{command.program.name} is ready: {served.model}, of variant {engine.capabilities.variant.name}")
+        with Loading(listening):
+            with _progress(name) as tick:
+                served = wait_until_ready(child, name, port, limit=limit, key=key, descends=command.descends, tick=tick)
+            # The command's model tells more than the name under which it is served.
+            row = variant or (None if command.variant is None else command.variant.name)
+            engine = connect(f"http://127.0.0.1:{port}/v1", model=None, variant=row, api_key=key, **options)
+        _say(f"{name} is ready: {served.model}, of variant {engine.capabilities.variant.name}")
         watcher = _Watcher(child)
         serve_engine(engine, settings, listening, watcher.watch)
         if watcher.saw_end:
-            err.print(f"abruzzi: {command.program.name} {child.ending}{said_by(child)}", markup=False)
+            err.print(f"abruzzi: {name} {child.ending}{said_by(child)}", markup=False)
             sys.exit(child.exit_code or 1)
 
 
@@ -192,14 +198,14 @@ def _stoppable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(name: str) -> Iterator[Callable[[float], None]]:
+def _progress(name: str) -> Iterator[Callable[[float, str], None]]:
     """Shows for how long the engine has been loading: below its log on a terminal, elsewhere as a line now and then."""
     with err.status(f"{name} is loading ...") as status:
         next_line = _STILL
 
-        def tick(elapsed: float) -> None:
+        def tick(elapsed: float, reason: str) -> None:
             nonlocal next_line
-            text = f"{name} is loading, for {elapsed:.0f} s by now"
+            text = f"{name} is loading, for {elapsed:.0f} s by now ({reason})"
             if err.is_terminal:
                 status.update(text)
             elif elapsed >= next_line:
@@ -217,8 +223,10 @@ def _addresses(host: str, own: int, of_engine: int) -> str:
     return f"the engine listens on 127.0.0.1:{of_engine}, abruzzi at {address(host, own)}"
 
 
-def _serve_command(context: click.Context, engine: Command, at: int, host: str, port: int) -> str:
-    """What serves in front of the engine where somebody else starts it. Keys aren't shown."""
+def _serve_command(context: click.Context, engine: Command, at: int, host: str, port: int, *, lets_in: bool) -> str:
+    """What serves in front of the engine where somebody else starts it. Keys aren't shown. `lets_in`: whether the
+    engine's let clients in.
+    """
     words = ["abruzzi", "serve", "--engine", f"http://127.0.0.1:{at}/v1", "--host", host, "--port", str(port)]
     if engine.variant is not None:
         words += ["--variant", engine.variant.name]
@@ -230,4 +238,5 @@ def _serve_command(context: click.Context, engine: Command, at: int, host: str, 
             words.append(names[name])
         for one in value if isinstance(value, tuple) else () if value is True else (value,):
             words += [names[name], "..." if name == "api_keys" else str(one)]
-    return ("ABRUZZI_ENGINE_KEY=... " if engine.keys else "") + shlex.join(words)
+    variables = ("ABRUZZI_API_KEYS=... " if lets_in else "") + ("ABRUZZI_ENGINE_KEY=... " if engine.keys else "")
+    return variables + shlex.join(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Sequence
@@ -149,8 +150,8 @@ def _served(
         # One that is down is taken to serve what the others do, once it is up.
         what = one if isinstance(one, Served) else answering[0]
         row = variant_for(what.model, variant)
-        if tokenizer is not None and not row.controls <= tokenizer.controls.keys():
-            raise RequestError(f"expected no tokenizer of Kimi K2 for a model of variant {row.name!r}", "tokenizer")
+        if tokenizer is not None:
+            check_tokenizer(tokenizer, row)
         engines.append(
             CompletionsEngine(
                 url,
@@ -163,9 +164,7 @@ def _served(
                 guided=guided,
             )
         )
-    # In threads, whose event loops are their own: one may be running here.
-    with ThreadPoolExecutor(min(32, len(engines))) as threads:
-        list(threads.map(lambda engine: asyncio.run(engine.settle(_START_SECONDS)), engines))
+    _settle(engines)
     if len(engines) == 1:
         return engines[0]
     pool = Pool(engines)
@@ -173,6 +172,42 @@ def _served(
         if isinstance(one, EngineUnavailable):
             pool.note_failure(engine, one)
     return pool
+
+
+def check_tokenizer(tokenizer: Tokenizer, variant: Variant) -> None:
+    """Raises RequestError for a model of another family than K2's, whose tokenizer it is."""
+    if not variant.controls <= tokenizer.controls.keys():
+        raise RequestError(f"expected no tokenizer of Kimi K2 for a model of variant {variant.name!r}", "tokenizer")
+
+
+def _settle(engines: Sequence[CompletionsEngine]) -> None:
+    """Find out how all of them are asked. A Ctrl-C meanwhile isn't held up by them."""
+
+    async def find_out(engine: CompletionsEngine) -> None:
+        await engine.settle(_START_SECONDS)
+        await engine.look()  # one that is named wasn't asked before, and /health tells of it at once
+
+    async def settle() -> None:
+        await asyncio.gather(*map(find_out, engines))
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(settle())
+
+    def cancel() -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+
+    # In a thread, whose event loop is its own: one may be running here.
+    loop = asyncio.new_event_loop()
+    with ThreadPoolExecutor(1) as threads:
+        settling = threads.submit(run)
+        try:
+            settling.result()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # it has run to its end
+                loop.call_soon_threadsafe(cancel)
+            raise
 
 
 def told(engine: Engine) -> Sequence[tuple[str, bool]]:

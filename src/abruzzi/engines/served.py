@@ -18,6 +18,10 @@ _SECONDS = 5.0
 _MAX_LIST = 16 << 20
 
 
+class KeyRefused(EngineUnavailable):
+    """The engine asks for a key, or for another one."""
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -37,7 +41,7 @@ class Served:
 
 def served(base_url: str, model: str | None = None, api_key: str | None = None) -> Served:
     """The model of this name, or the first that the server lists. Blocks. EngineUnavailable: nobody answers, or none is
-    named and it lists none.
+    named and it lists none; KeyRefused: it asks for a key.
     """
     request = urllib.request.Request(f"{base_url}/models")
     if api_key is not None:
@@ -51,7 +55,7 @@ def served(base_url: str, model: str | None = None, api_key: str | None = None) 
             raise EngineUnavailable(redirect(f"{base_url}/models", error.code, location)) from error
         if error.code in (401, 403):
             change = "give its key with --engine-key-file FILE or ABRUZZI_ENGINE_KEY"
-            raise EngineUnavailable(f"{base_url}/models answered {error.code}: {change}") from error
+            raise KeyRefused(f"{base_url}/models answered {error.code}: {change}") from error
         if model is not None:
             return Served(model)
         raise EngineUnavailable(f"{base_url}/models answered {error.code}; name the model with --model") from error

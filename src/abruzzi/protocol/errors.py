@@ -10,6 +10,7 @@
         ├── Refused            it wants no such request (abruzzi.engines.refusal)
         ├── Failed             it is there, and failed at this request (abruzzi.engines.refusal)
         ├── EngineUnavailable  it can't be reached or can't start (HTTP 503)
+        │   └── KeyRefused     it asks for another key (abruzzi.engines.served)
         └── EngineTimeout      it went silent (HTTP 504)
 
 A message says what was expected, what came instead, and where.

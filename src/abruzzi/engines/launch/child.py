@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from abruzzi.engines.launch import keeper
+from abruzzi.engines.launch.owner import descends
 from abruzzi.protocol.errors import EngineUnavailable
 
 # Of its log, the lines that are kept; and the bytes after which a line is shown though it has no end.
@@ -79,6 +80,10 @@ class Child:
         if self._reader.is_alive():
             self._reader.join(_LOG_ENDS)
         return True
+
+    def listens_at(self, port: int) -> bool | None:
+        """Whether it is the engine that listens on this port of loopback; None where that can't be seen."""
+        return descends(port, self._keeper.pid)
 
     @property
     def exit_code(self) -> int:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shlex
 import shutil
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from abruzzi.engines.folder import variant_of_folder
-from abruzzi.engines.launch.arguments import Arguments, is_secret
+from abruzzi.engines.launch.arguments import Arguments
+from abruzzi.engines.launch.head import masked, variable
 from abruzzi.engines.launch.llamacpp import LLAMA_SERVER
+from abruzzi.engines.launch.port import LOOPBACK
 from abruzzi.engines.launch.program import Program
 from abruzzi.engines.launch.sglang import SGLANG
 from abruzzi.engines.launch.trtllm import TRTLLM
@@ -28,10 +28,17 @@ _PYTHON = re.compile(r"python[\d.]*")
 # Python's own options that have a value.
 _PYTHON_VALUES = frozenset(("-X", "-W"))
 # Options of `abruzzi launch` that no engine has.
-_OURS = ("--dry-run", "--engine-grace", "--no-check", "--startup-timeout")
+_OURS = (
+    *("--allow-host", "--allow-origin", "--dry-run", "--engine-grace", "--engine-key-file", "--engine-timeout"),
+    *("--grace", "--insecure", "--log-content", "--log-format", "--max-body", "--max-concurrent", "--no-check"),
+    *("--no-grammar", "--rate", "--startup-timeout", "--variant"),
+)
+# What these start, a daemon's processes may run in their place.
+_BY_DAEMONS = frozenset(
+    ("srun", "flux", "prun", "aprun", "jsrun", "mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun")
+)
 # What these start has a loopback of its own, or outlives them.
 _ELSEWHERE = frozenset(("docker", "podman", "kubectl", "ssh"))
-_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +63,20 @@ class Command:
     notes: tuple[str, ...]
     """What was mended, and what should be known: a line each."""
 
+    @property
+    def descends(self) -> bool:
+        """Whether the engine's processes descend from the one that is started."""
+        return not any(Path(word).name in _BY_DAEMONS for word in self.head)
+
     def words(self, port: int) -> list[str]:
         """What is started, with the engine on this port of loopback. One that has no API is left where it is."""
-        address = () if self.worker else ("--host", _LOOPBACK, "--port", str(port))
+        address = () if self.worker else ("--host", LOOPBACK, "--port", str(port))
         return [*self.head, *self.arguments.plus(*address).words]
 
     def shown(self, port: int) -> str:
         """The same as a shell takes it, without secrets."""
-        address = () if self.worker else ("--host", _LOOPBACK, "--port", str(port))
-        head = (f"{word.partition('=')[0]}=..." if _sets_secret(word) else word for word in self.head)
-        return shlex.join([*head, *self.arguments.plus(*address).masked().words])
+        address = () if self.worker else ("--host", LOOPBACK, "--port", str(port))
+        return shlex.join([*masked(self.head), *self.arguments.plus(*address).masked().words])
 
     def check_executable(self) -> None:
         """Raises EngineUnavailable where the command's first word is no program."""
@@ -92,14 +103,17 @@ def read(words: Sequence[str], *, variant: str | None = None, checks_files: bool
     for option in _OURS:
         if given.has(option):
             raise RequestError(f"{option} is abruzzi's own: it stands before the engine's command, not behind it")
-    for option, reason in program.refused.items():
-        if given.has(option):
-            raise RequestError(f"{option} can't stay in the command of {program.name}: {reason}")
+    for refused, reason in program.refused.items():
+        option, _, value = refused.partition(" ")
+        name = option.replace("_", "-")
+        if given.has(name) and (not value or given.value(name) == value):
+            raise RequestError(f"{refused} can't stay in the command of {program.name}: {reason}")
     worker = program.worker(given)
-    mended, notes = program.mend(given, checks_files=checks_files)
     model = program.model(given)
     row = variant_named(variant) if variant is not None else _variant_of(model)
-    mended, trusted = _trusting(program, mended, model, row)
+    is_k2 = row is not None and SECTION_BEGIN in row.controls
+    mended, notes = program.mend(given, checks_files=checks_files, is_k2=is_k2)
+    mended, trusted = _trusting(program, mended, model, is_k2=is_k2)
     port = None
     if worker is None:
         port = _port(given)
@@ -116,22 +130,6 @@ def read(words: Sequence[str], *, variant: str | None = None, checks_files: bool
         worker=worker,
         notes=(*notes, *trusted),
     )
-
-
-def free_port(beginning: int) -> int:
-    """A port of loopback that nobody has, from this one on, or else below it. Of those that systems hand out by
-    themselves it is none: one of them could be another's before the engine comes to take it. Raises EngineUnavailable.
-    """
-    above, below = range(beginning, min(beginning + 1000, 65536)), range(beginning - 2, 1023, -1)
-    for port in itertools.chain(above, below[:1000]):
-        with socket.socket() as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                one.bind((_LOOPBACK, port))
-            except OSError:
-                continue
-            return port
-    raise EngineUnavailable(f"no port is free on {_LOOPBACK} around {beginning}: give another --port")
 
 
 def _recognised(words: Sequence[str]) -> tuple[Program, int]:
@@ -172,11 +170,6 @@ def _module(words: Sequence[str], at: int) -> tuple[Program, int] | None:
     return None
 
 
-def _sets_secret(word: str) -> bool:
-    name, equals, _ = word.partition("=")
-    return bool(equals) and is_secret(name)
-
-
 def _variant_of(model: str | None) -> Variant | None:
     """Raises RequestError for a Kimi K3."""
     if model is None:
@@ -186,7 +179,7 @@ def _variant_of(model: str | None) -> Variant | None:
 
 
 def _trusting(
-    program: Program, arguments: Arguments, model: str | None, row: Variant | None
+    program: Program, arguments: Arguments, model: str | None, *, is_k2: bool
 ) -> tuple[Arguments, tuple[str, ...]]:
     """With the option that K2 needs. It lets a checkpoint's code run, so that no other model gets it."""
     option = program.trust
@@ -195,7 +188,7 @@ def _trusting(
     refusal = f"--no-{option[2:]}"
     if arguments.has(refusal.replace("_", "-")):
         return arguments, (f"{refusal} stays: K2's checkpoint brings code of its own (its tokenizer), which won't run",)
-    if row is not None and SECTION_BEGIN in row.controls:
+    if is_k2:
         return arguments.plus(option), (f"{option} added: K2's checkpoint brings code of its own (its tokenizer)",)
     return arguments, (
         f"{model or 'the model'} isn't known as a K2 by its name or its config.json: where it is one, give --variant,"
@@ -217,9 +210,9 @@ def _port(arguments: Arguments) -> int | None:
 def _keys(program: Program, arguments: Arguments, head: Sequence[str]) -> tuple[str, ...]:
     """Of the command's option, else of the variable that the engine reads, set by `env` before it or for all."""
     given = arguments.values(*program.key_options)
-    variable = program.key_variable
-    if not given and variable is not None:
-        set_here = [word.partition("=")[2] for word in head if word.startswith(f"{variable}=")]
-        found = set_here[-1] if set_here else os.environ.get(variable)
+    name = program.key_variable
+    if not given and name is not None:
+        set_here = variable(head, name)
+        found = os.environ.get(name) if set_here is None else set_here
         given = (found,) if found else ()
     return tuple(key for value in given for one in value.split(",") if (key := one.strip()))

@@ -140,8 +140,8 @@ class Keeper:
                     os.kill(pid, number)
 
 
-def descendants() -> list[int]:
-    """The processes that descend from this one and are alive. Linux."""
+def descendants(ancestor: int | None = None) -> list[int]:
+    """The processes that descend from one, this one when left out, and are alive. Linux."""
     children: dict[int, list[int]] = {}
     alive = set()
     for folder in _PROC.iterdir():
@@ -155,7 +155,7 @@ def descendants() -> list[int]:
         children.setdefault(int(parent), []).append(int(folder.name))
         if state not in "ZX":
             alive.add(int(folder.name))
-    found, left = [], [os.getpid()]
+    found, left = [], [os.getpid() if ancestor is None else ancestor]
     while left:
         below = children.get(left.pop(), [])
         left += below

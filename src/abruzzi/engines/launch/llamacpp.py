@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abruzzi.engines.launch.arguments import Arguments
 from abruzzi.engines.launch.program import NO_TLS, Mended, Program
+from abruzzi.protocol.errors import RequestError
 
 
 def _model(arguments: Arguments) -> str | None:
     return arguments.value("-m", "--model") or arguments.value("-hf", "-hfr", "--hf-repo")
 
 
-def _mend(arguments: Arguments, *, checks_files: bool) -> Mended:
+def _mend(arguments: Arguments, *, checks_files: bool, is_k2: bool) -> Mended:
+    host = arguments.value("--host") or ""
+    if host.endswith(".sock"):
+        raise RequestError(f"--host {host} can't stay in the command of llama-server: it must listen on a port")
     if arguments.has("-sp", "--special"):
         return arguments, ()
     return arguments.plus("--special"), (

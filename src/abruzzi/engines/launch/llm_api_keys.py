@@ -35,6 +35,21 @@ def _each(kind: Kind, names: str) -> dict[str, Kind]:
     return dict.fromkeys(names.split(), kind)
 
 
+RENAMED: Mapping[tuple[str, str], str] = {
+    ("", "autotuner_enabled"): "enable_autotuner",
+    ("", "cuda_graph_batch_sizes"): "cuda_graph_config: {batch_sizes: ...}",
+    ("", "cuda_graph_max_batch_size"): "cuda_graph_config: {max_batch_size: ...}",
+    ("", "cuda_graph_padding_enabled"): "cuda_graph_config: {enable_padding: ...}",
+    ("", "mixed_sampler"): "enable_mixed_sampler",
+    ("", "moe_backend"): "moe_config: {backend: ...}",
+    ("", "moe_load_balancer"): "moe_config: {load_balancer: ...}",
+    ("", "moe_max_num_tokens"): "moe_config: {max_num_tokens: ...}",
+    ("", "pytorch_backend_config"): "no section any more: its keys stand at the top",
+    ("", "use_cuda_graph"): "cuda_graph_config: {} for true, cuda_graph_config: null for false",
+    ("cuda_graph_config", "padding_enabled"): "enable_padding",
+}
+"""By place and name, keys that versions before 1.0 had (0.18 to 1.0's candidates), and what they are since."""
+
 PLACES: Mapping[str, Mapping[str, Kind]] = {
     "": {
         **_each(

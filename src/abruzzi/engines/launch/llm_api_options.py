@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from abruzzi.engines.launch.llm_api_keys import PLACES, Kind
+from abruzzi.engines.launch.llm_api_keys import PLACES, RENAMED, Kind
 from abruzzi.engines.launch.program import NO_TEXT
 from abruzzi.protocol.errors import RequestError
 
@@ -37,12 +37,13 @@ class Found:
     """What a file says: its keys, and what there is to know of them."""
 
     keys: frozenset[str]
+    """Those of a section as `section.key`, too."""
     notes: tuple[str, ...]
 
 
-def check(file: Path) -> Found:
-    """Raises RequestError, with the file and the line, for all keys that are misspelled or misplaced or have values of
-    a wrong type; and for what is no YAML.
+def check(file: Path, *, is_k2: bool = False) -> Found:
+    """Raises RequestError, with the file and the line, for all keys that are misspelled, misplaced or renamed or have
+    values of a wrong type, or one with which the model can't be served; and for what is no YAML.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -53,7 +54,7 @@ def check(file: Path) -> Found:
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise RequestError(f"expected keys and values in {file}, got {_kind_of(node)}")
-        faults = [f"{file}:{line}: {fault}" for line, fault in sorted(_faults(loader, node, ""))]
+        faults = [f"{file}:{line}: {fault}" for line, fault in sorted(_faults(loader, node, "", is_k2))]
         entries = dict(_entries(loader, node))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -63,12 +64,20 @@ def check(file: Path) -> Found:
         raise RequestError(f"{file}: expected a few levels, got one inside another too many times") from None
     if faults:
         raise RequestError("\n".join(("expected other options for TensorRT-LLM (--no-check skips this):", *faults)))
-    return Found(frozenset(entries), tuple(f"{file}: {note}" for note in _notes(entries)))
+    inner = {f"{place}.{key}" for place, section in _sections(entries) for key in section}
+    return Found(frozenset(entries) | inner, tuple(f"{file}: {note}" for note in _notes(entries)))
 
 
 def _entries(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Iterator[tuple[str, Any]]:
     for key, value in node.value:
         yield str(key.value), _read(loader, value)
+
+
+def _sections(entries: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Those whose keys are known."""
+    for place, value in entries.items():
+        if place in PLACES and isinstance(value, dict):
+            yield place, value
 
 
 def _read(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
@@ -82,7 +91,7 @@ def _read(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
-def _faults(loader: yaml.SafeLoader, node: yaml.MappingNode, place: str) -> Iterator[tuple[int, str]]:
+def _faults(loader: yaml.SafeLoader, node: yaml.MappingNode, place: str, is_k2: bool) -> Iterator[tuple[int, str]]:
     """The line of each fault, and what it is, at a place: `kv_cache_config`, or nothing for the file as a whole."""
     known, seen = PLACES[place], dict[str, int]()
     for key, _ in node.value:
@@ -102,18 +111,23 @@ def _faults(loader: yaml.SafeLoader, node: yaml.MappingNode, place: str) -> Iter
                 yield line, told
             continue
         if name in PLACES and isinstance(value, yaml.MappingNode):
-            yield from _faults(loader, value, name)  # before it is constructed, which takes merged keys for its own
+            # Before it is constructed, which takes merged keys for its own.
+            yield from _faults(loader, value, name, is_k2)
             continue
         read = _read(loader, value)
         if not _fits(read, kind):
             yield line, f"expected {_expected(kind)} for {name}, got {_shown(read)}"
         elif name == "skip_tokenizer_init" and read in (True, "true"):
             yield line, f"{name} can't stay: {NO_TEXT}"
+        elif name == "trust_remote_code" and is_k2 and read in (False, "false"):
+            yield line, f"{name} can't be false: K2's checkpoint brings code of its own, and what stands here counts"
 
 
 def _misspelled(name: str, place: str) -> str:
     """What is wrong with a key that isn't known here; nothing where it may be a newer version's."""
     where = f" in {place}" if place else ""
+    if now := RENAMED.get((place, name)):
+        return f"{name}{where} is {now} since version 1.0"
     elsewhere = [other for other, keys in PLACES.items() if name in keys]
     if elsewhere:
         belongs = f"in {elsewhere[0]}" if elsewhere[0] else "at the top, not indented"
@@ -197,8 +211,7 @@ def _notes(entries: Mapping[str, Any]) -> Iterator[str]:
         yield GUIDED
     elif backend == "llguidance":
         yield LLGUIDANCE
-    sections = {place: value for place, value in entries.items() if place in PLACES and isinstance(value, dict)}
-    for place, keys in ("", entries), *sections.items():
+    for place, keys in ("", entries), *_sections(entries):
         for key in keys:
             if key not in PLACES[place] and key != "<<":
                 where = f" in {place}" if place else ""

@@ -12,10 +12,11 @@ Mended = tuple[Arguments, tuple[str, ...]]
 """Arguments with which the engine works, and a line for each thing that had to be changed, or should be known."""
 
 NO_TEXT = "it couldn't read a prompt of text then"
+NO_ANSWERS = "it would answer no requests for text: start it as it is"
 NO_TLS = "it is reached on loopback alone; put a proxy with TLS in front of abruzzi"
 
 
-def as_it_is(arguments: Arguments, *, checks_files: bool) -> Mended:
+def as_it_is(arguments: Arguments, *, checks_files: bool, is_k2: bool) -> Mended:
     return arguments, ()
 
 
@@ -51,8 +52,12 @@ class Program:
     key_variable: str | None = None
     """Where the key stands that its clients have to send."""
     mend: Callable[..., Mended] = as_it_is
-    """Raises RequestError for what can't work. `checks_files`: whether files that it names are looked into."""
+    """Raises RequestError for what can't work. `checks_files`: whether files that it names are looked into. `is_k2`:
+    whether the model is known as one.
+    """
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Options with which nothing can stand in front of it, and why."""
+    """Options with which nothing can stand in front of it, and why; behind an option may stand the value that is meant,
+    `--runner pooling`.
+    """
     worker: Callable[[Arguments], str | None] = always
     """Which option makes it a part of a group that has no API of its own."""

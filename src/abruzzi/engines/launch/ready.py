@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from abruzzi.engines.launch.child import Child
-from abruzzi.engines.served import Served, served
+from abruzzi.engines.served import KeyRefused, Served, served
 from abruzzi.protocol.errors import EngineTimeout, EngineUnavailable
 
 # Seconds between two looks; for an answer to a look.
@@ -17,10 +17,18 @@ _PATIENCE = 5.0
 
 
 def wait_until_ready(
-    child: Child, name: str, port: int, *, limit: float, key: str | None, tick: Callable[[float], object]
+    child: Child,
+    name: str,
+    port: int,
+    *,
+    limit: float,
+    key: str | None,
+    descends: bool,
+    tick: Callable[[float, str], object],
 ) -> Served:
-    """Wait until the engine on this port of loopback is well and lists a model. `tick` hears how many seconds have
-    gone by. Raises EngineUnavailable where it ends before, EngineTimeout after `limit` seconds.
+    """Wait until the engine on this port of loopback is well and lists a model. `descends`: whether its processes are
+    the child's. `tick` hears how many seconds have gone by, and why it isn't ready. Raises EngineUnavailable where it
+    ends before, wants another key, or where another process listens there; EngineTimeout after `limit` seconds.
     """
     began = time.monotonic()
     reason = "nothing listens yet"
@@ -34,13 +42,23 @@ def wait_until_ready(
                 f"{name} isn't ready after {limit:g} s ({reason}): --startup-timeout says how long it may take"
                 f"{said_by(child)}"
             )
-        tick(elapsed)
+        tick(elapsed, reason)
         reason = _trouble(port)
         if not reason:
+            if descends and child.listens_at(port) is False:
+                raise EngineUnavailable(
+                    f"what answers on port {port} isn't {name}: another process took it while that was loading; launch"
+                    " it again"
+                )
             try:
-                return served(f"http://127.0.0.1:{port}/v1", None, key)
+                found = served(f"http://127.0.0.1:{port}/v1", None, key)
+            except KeyRefused:
+                raise
             except EngineUnavailable as error:
                 reason = str(error)
+            else:
+                if not child.has_ended:
+                    return found
         time.sleep(_PAUSE)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abruzzi.engines.launch.arguments import Arguments
-from abruzzi.engines.launch.program import NO_TEXT, NO_TLS, Program, last_kimi
+from abruzzi.engines.launch.program import NO_ANSWERS, NO_TEXT, NO_TLS, Program, last_kimi
 
 
 def _model(arguments: Arguments) -> str | None:
@@ -28,6 +28,9 @@ SGLANG = Program(
         "--ssl-keyfile": NO_TLS,
         "--ssl-certfile": NO_TLS,
         "--skip-tokenizer-init": NO_TEXT,
+        "--disaggregation-mode prefill": NO_ANSWERS,
+        "--disaggregation-mode decode": NO_ANSWERS,
+        "--is-embedding": NO_ANSWERS,
     },
     worker=_worker,
 )

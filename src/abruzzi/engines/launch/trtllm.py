@@ -6,7 +6,7 @@ from pathlib import Path
 
 from abruzzi.engines.launch.arguments import Arguments
 from abruzzi.engines.launch.llm_api_options import GUIDED, check
-from abruzzi.engines.launch.program import Mended, Program
+from abruzzi.engines.launch.program import NO_ANSWERS, Mended, Program
 from abruzzi.protocol.errors import RequestError
 
 # Its options that have no value, of all versions that are known: what stands behind one of them may be the model.
@@ -27,7 +27,7 @@ _FLAGS = frozenset(
 )
 _OTHERS = ("disaggregated", "disaggregated_mpi_worker", "mm_embedding_serve")
 _FILE_OPTIONS = ("--extra-llm-api-options", "--config")
-# The YAML's keys that say what a flag says, too: the YAML's count.
+# The YAML's keys that say what an option says, too: the YAML's count.
 _TWICE = (
     ("tensor_parallel_size", ("--tp-size", "--tensor-parallel-size")),
     ("pipeline_parallel_size", ("--pp-size", "--pipeline-parallel-size")),
@@ -35,6 +35,25 @@ _TWICE = (
     ("max_batch_size", ("--max-batch-size",)),
     ("max_num_tokens", ("--max-num-tokens",)),
     ("max_seq_len", ("--max-seq-len",)),
+    ("max_beam_width", ("--max-beam-width",)),
+    ("context_parallel_size", ("--cp-size", "--context-parallel-size")),
+    ("moe_cluster_parallel_size", ("--cluster-size", "--moe-cluster-parallel-size")),
+    ("gpus_per_node", ("--gpus-per-node",)),
+    (
+        "kv_cache_config.free_gpu_memory_fraction",
+        ("--kv-cache-free-gpu-memory-fraction", "--free-gpu-memory-fraction"),
+    ),
+    ("backend", ("--backend",)),
+    ("tokenizer", ("--tokenizer",)),
+    ("custom_tokenizer", ("--custom-tokenizer",)),
+    ("revision", ("--revision",)),
+    ("trust_remote_code", ("--trust-remote-code",)),
+    ("num_postprocess_workers", ("--num-postprocess-workers",)),
+    ("reasoning_parser", ("--reasoning-parser",)),
+    ("enable_chunked_prefill", ("--enable-chunked-prefill",)),
+    ("enable_attention_dp", ("--enable-attention-dp",)),
+    ("fail_fast_on_attention_window_too_large", ("--fail-fast-on-attention-window-too-large",)),
+    ("otlp_traces_endpoint", ("--otlp-traces-endpoint",)),
 )
 
 
@@ -47,7 +66,7 @@ def _without_serve(arguments: Arguments) -> Arguments:
     return Arguments(arguments.words[1:]) if arguments.words[:1] == ("serve",) else arguments
 
 
-def _mend(arguments: Arguments, *, checks_files: bool) -> Mended:
+def _mend(arguments: Arguments, *, checks_files: bool, is_k2: bool) -> Mended:
     if arguments.words and arguments.words[0] in _OTHERS:
         raise RequestError(
             f"expected trtllm-serve [serve] MODEL, got trtllm-serve {arguments.words[0]}: start it as it is, and put"
@@ -63,12 +82,14 @@ def _mend(arguments: Arguments, *, checks_files: bool) -> Mended:
         return mended, (*moved, f"no --extra_llm_api_options FILE: {GUIDED}")
     if not checks_files:
         return mended, moved
-    found = check(Path(file))
+    found = check(Path(file), is_k2=is_k2)
     twice = [
         f"{file}: its {key} counts, and not the option's"
         for key, names in _TWICE
         if key in found.keys and mended.has(*names)
     ]
+    if "model" in found.keys:
+        twice.append(f"{file}: its model counts, and not the command's")
     return mended, (*moved, *found.notes, *twice)
 
 
@@ -111,5 +132,5 @@ TRTLLM = Program(
     model=_model,
     trust="--trust_remote_code",
     mend=_mend,
-    refused={"--grpc": "it must speak HTTP"},
+    refused={"--grpc": "it must speak HTTP", "--server_role": NO_ANSWERS},
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abruzzi.engines.launch.arguments import Arguments
-from abruzzi.engines.launch.program import NO_TEXT, NO_TLS, Program, last_kimi
+from abruzzi.engines.launch.program import NO_ANSWERS, NO_TEXT, NO_TLS, Program, last_kimi
 
 
 def _model(arguments: Arguments) -> str | None:
@@ -34,6 +34,7 @@ VLLM = Program(
         "--uds": "it must listen on a port: abruzzi has no other way to it",
         "--grpc": "it must speak HTTP",
         "--skip-tokenizer-init": NO_TEXT,
+        "--runner pooling": NO_ANSWERS,
         "--ssl-keyfile": NO_TLS,
         "--ssl-certfile": NO_TLS,
     },

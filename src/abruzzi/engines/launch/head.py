@@ -1,0 +1,50 @@
+"""The words before an engine's name: what starts it, and the variables that are set for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from abruzzi.engines.launch.arguments import is_secret
+
+# Options of srun, apptainer and their like, whose value is a list of variables with commas between them.
+_LISTS = ("--env", "--export")
+
+
+def variable(head: Sequence[str], name: str) -> str | None:
+    """What a variable is set to for the engine; the last counts."""
+    found = None
+    for _, settings in _read(head):
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            if equals and key == name:
+                found = value
+    return found
+
+
+def masked(head: Sequence[str]) -> list[str]:
+    """The words with what is secret by its name made unreadable."""
+    return [before + ",".join(_masked(settings)) for before, settings in _read(head)]
+
+
+def _read(head: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Of each word, what stands before the variables that it may set, and these."""
+    is_list = False
+    for word in head:
+        option, equals, value = word.partition("=")
+        if is_list:
+            yield "", word.split(",")
+        elif equals and option in _LISTS:
+            yield f"{option}=", value.split(",")
+        else:
+            yield "", [word]
+        is_list = word in _LISTS
+
+
+def _masked(settings: list[str]) -> Iterator[str]:
+    hides = False
+    for setting in settings:
+        name, equals, _ = setting.partition("=")
+        if equals:
+            hides = is_secret(name)
+        # What follows a secret without a name may be the rest of it, which has a comma.
+        yield (f"{name}=..." if equals else "...") if hides else setting
