@@ -22,7 +22,7 @@ from abruzzi.protocol.events import ContentDelta, Event
 from abruzzi.protocol.markers import CALL_END, MARKERS, SECTION_BEGIN, SECTION_END
 from abruzzi.protocol.prompt import Prompt, escape, going_on
 from abruzzi.protocol.tokens import Tokenizer
-from abruzzi.protocol.variants import K2, K2_5, K2_THINKING
+from abruzzi.protocol.variants import K2, K2_5, K2_THINKING, Variant
 from tests.conftest import PING, WEATHER, section
 
 ASK = (Message("user", "Weather in Shanghai?"),)
@@ -48,6 +48,31 @@ def test_a_call_comes_out_with_an_id_that_counts_over_the_conversation() -> None
 def test_without_tools_the_text_comes_out_as_it_is_markers_included() -> None:
     message, _ = complete(ScriptedEngine([GOOD]), tools=())
     assert (message.content, message.tool_calls, message.finish_reason) == (GOOD, (), "stop")
+
+
+@pytest.mark.parametrize("row", [K2, K2_THINKING])
+@pytest.mark.parametrize("cut", [list, lambda text: [text]])
+def test_without_tools_the_text_ends_where_the_turn_does_and_so_does_the_engine(cut: Any, row: Variant) -> None:
+    said = "\nif a < b <|im_"
+    engine = ScriptedEngine([f"{said}<|im_end|>{'x' * 1000}"], cut=cut, variant=row, finish_reason="length")
+    message, report = complete(engine, tools=(), params=SamplingParams(max_tokens=2000))
+    assert (message.content, message.finish_reason) == (said, "stop")
+    assert cut is not list or (engine.closed == 1 and report.output == f"{said}<|im_end|>")
+    assert complete(ScriptedEngine([said], cut=cut, variant=row), tools=())[0].content == said
+    message, _ = complete(engine, tools=(), messages=(), prompt="Hi")
+    assert message.content == f"{said}<|im_end|>{'x' * 1000}"
+
+
+def test_what_was_held_back_of_a_text_keeps_its_logprobs() -> None:
+    class Telling(ScriptedEngine):
+        async def complete(self, *asked: Any) -> AsyncGenerator[Piece, None]:
+            async for piece in super().complete(*asked):
+                yield msgspec.structs.replace(piece, logprob=-1.0)
+
+    engine = Telling(["\n<p> <|im_end|>", "a <|im"], cut=list)
+    for expected in ("\n<p> ", "a <|im"):
+        message, report = complete(engine, tools=(), params=SamplingParams(logprobs=0))
+        assert "".join(one.token for one in report.logprobs) == message.content == expected
 
 
 def test_an_output_that_is_none_is_refused() -> None:
@@ -184,6 +209,7 @@ def test_one_bad_call_spoils_a_raw_text_and_a_limit_does_not() -> None:
     [
         ({"tool_choice": "unknown"}, "tool_choice"),
         ({"tool_choice": "required", "tools": ()}, "tool_choice"),
+        ({"tool_choice": "required", "allowed_tools": ()}, "tool_choice"),
         ({"tools": [PING, PING]}, "tools[1].function.name"),
         ({"messages": ()}, "messages"),
     ],

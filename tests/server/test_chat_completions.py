@@ -133,8 +133,10 @@ def test_only_the_allowed_tools_are_called_and_all_are_shown(serve: Serve) -> No
     assert {call.function.name for call in calls if call.type == "function"} == {"ping"}
     assert "get_weather" in str(engine.prompts[0])
     choice["allowed_tools"]["tools"].append({"type": "function", "function": {"name": "rm"}})
-    status, body = post(serve(engine), {"messages": ASK, "tools": TOOLS, "tool_choice": choice})
-    assert (status, body["error"]["param"]) == (400, "tool_choice")
+    for tools, place in ((choice["allowed_tools"]["tools"], "tools[1].function.name"), ([], "tools")):
+        choice["allowed_tools"]["tools"] = tools
+        status, body = post(serve(engine), {"messages": ASK, "tools": TOOLS, "tool_choice": choice})
+        assert (status, body["error"]["param"]) == (400, f"tool_choice.allowed_tools.{place}")
 
 
 def test_several_answers_to_one_request(serve: Serve) -> None:

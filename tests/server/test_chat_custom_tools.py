@@ -98,9 +98,9 @@ def test_a_call_that_the_limit_cuts_has_no_input(serve: Serve) -> None:
             {"tools": [{"type": "custom", "custom": {"name": "a", "format": {"type": "grammar", "grammar": {}}}}]},
             "tools[0].custom.format.type",
         ),
-        ({"tool_choice": {"type": "custom", "custom": {"name": "ping"}}}, "tool_choice"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "ping"}}}, "tool_choice.custom.name"),
         ({"tool_choice": {"type": "custom"}}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "patch"}}}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "patch"}}}, "tool_choice.function.name"),
         (
             {"messages": [*ASK, {"role": "assistant", "tool_calls": [{**PATCHED, "custom": {"name": "patch"}}]}]},
             "messages[1].tool_calls[0].custom.input",

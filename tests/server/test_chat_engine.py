@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
 
+from abruzzi.engines.scripted import ScriptedEngine
 from tests.conftest import WEATHER
 from tests.engines.chats import answer, call, delta, host
+from tests.server.asking import CHAT, MESSAGES, Serve, ask
 from tests.server.test_serve_command import started
 
 SHANGHAI = '{"location": "shanghai"}'
@@ -42,3 +45,15 @@ def test_calls_come_streamed_and_not_and_what_breaks_is_mended() -> None:
         with pytest.raises(openai.BadRequestError, match="takes no prompt as it stands"):
             client.completions.create(model="any", prompt="Once upon")
     assert len(asked) == 5 and asked[-1]["messages"][1]["tool_calls"][0]["function"]["arguments"] == SHANGHAI
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_it_cant_do_is_told_with_its_place(serve: Serve, stream: bool) -> None:
+    engine = ScriptedEngine([""])
+    engine.capabilities = replace(engine.capabilities, continues=False)
+    served = serve(engine)
+    told = ask(served, CHAT, {**ASK, "tool_format": "pythonic", "stream": stream}).json["error"]
+    assert told["param"] == "tool_format" and told["message"].endswith("(at tool_format)")
+    begun = [*ASK["messages"], {"role": "assistant", "content": "It"}]
+    told = ask(served, MESSAGES, {"messages": begun, "max_tokens": 9, "stream": stream}).json["error"]
+    assert told["type"] == "invalid_request_error" and told["message"].endswith("(at messages[1])")

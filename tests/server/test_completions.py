@@ -20,8 +20,11 @@ from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import K2, K2_THINKING
 from abruzzi.server.completions import Completions
 from tests.conftest import Served, section
+from tests.server.asking import ask
 from tests.server.openapi import openais
 from tests.server.test_app import client_of, connected
+from tests.server.test_metrics import metrics
+from tests.server.test_telemetry import span_of, traced
 
 Serve = Callable[..., Served]
 CALL = section(("functions.get_weather:0", '{"location": 1}'))
@@ -73,6 +76,8 @@ def test_echo_n_and_logprobs(serve: Serve) -> None:
     [
         {"prompt": None},
         {"prompt": []},
+        {"prompt": ""},
+        {"prompt": ["a", ""]},
         {"prompt": [1, 2]},
         {"prompt": [True]},
         {"prompt": ["a", "b"] * 65},
@@ -114,7 +119,7 @@ class Echo(ScriptedEngine):
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("echo", [False, True])
 def test_several_prompts_are_answered_each_under_its_index(serve: Serve, n: int, echo: bool) -> None:
-    prompts = ["one", "second", ""]
+    prompts = ["one", "second", "3"]
     asked: Any = {"model": "any", "prompt": prompts, "n": n, "best_of": n, "echo": echo}
     with client_of(serve(Echo([""]))) as client:
         whole = client.completions.create(**asked)
@@ -130,8 +135,24 @@ def test_several_prompts_are_answered_each_under_its_index(serve: Serve, n: int,
     assert list(summed.values()) == expected and set(ends.values()) == {"stop"}
     # Each prompt is read once, and each answer counts.
     assert whole.usage is not None and whole.usage == chunks[-1].usage
-    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (30, n * 9)
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (30, n * 10)
     openais().check("CreateCompletionResponse", whole.to_dict())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_tokens_of_all_prompts_are_in_metrics_log_and_span(
+    serve: Serve, capfd: pytest.CaptureFixture[str], stream: bool
+) -> None:
+    engine = ScriptedEngine(["Hello."], cut=list)
+    served, exporter = traced(serve, engine, log="json")
+    ask(served, "/v1/completions", {"prompt": ["one", "second", "3"], "n": 2, "stream": stream})
+    counts = metrics(served)
+    attributes = span_of(served, exporter).attributes
+    log = json.loads(capfd.readouterr().err.splitlines()[0])
+    prompt, completion = len("onesecond3"), 6 * len("Hello.")
+    assert (counts["abruzzi_prompt_tokens_total",], counts["abruzzi_completion_tokens_total",]) == (prompt, completion)
+    assert (attributes["gen_ai.usage.input_tokens"], attributes["gen_ai.usage.output_tokens"]) == (prompt, completion)
+    assert (log["prompt_tokens"], log["completion_tokens"]) == (prompt, completion)
 
 
 def test_a_prompt_that_fails_ends_the_others(serve: Serve) -> None:

@@ -7,6 +7,8 @@ import socket
 import time
 from collections.abc import Iterator
 
+import anthropic
+import openai
 import pytest
 
 from abruzzi.server.listener import listen
@@ -26,6 +28,27 @@ def test_every_path_says_when_to_come_again() -> None:
             answer = ask(port, path, body)
             assert (answer.status, answer.headers["retry-after"]) == (503, "3")
             assert answer.json["status"] == "loading" and answer.json["error"]["code"] == "engine_unavailable"
+
+
+def test_it_is_an_error_of_both_apis_with_an_id() -> None:
+    with loading() as (port, _):
+        for given, told in (("mine 1", "mine 1"), ("x" * 129, "req_"), (None, "req_")):
+            answer = ask(port, CHAT, headers={} if given is None else {"X-Request-Id": given})
+            assert answer.headers["x-request-id"].startswith(told) and answer.headers["request-id"]
+        url = f"http://127.0.0.1:{port}"
+        with (
+            anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as client,
+            pytest.raises(anthropic.APIStatusError) as refused,
+        ):
+            client.messages.create(model="any", max_tokens=9, messages=[{"role": "user", "content": "Hi"}])
+        assert (refused.value.type, refused.value.status_code) == ("overloaded_error", 503)
+        assert (refused.value.request_id or "").startswith("req_")
+        with (
+            openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as other,
+            pytest.raises(openai.InternalServerError) as failed,
+        ):
+            other.models.list()
+        assert failed.value.code == "engine_unavailable" and "is loading" in failed.value.message
 
 
 def test_a_long_body_does_not_cost_the_answer() -> None:

@@ -31,7 +31,16 @@ def test_a_prompt_is_counted_as_the_model_would_read_it(serve: Serve) -> None:
         assert behind.input_tokens > few.input_tokens
 
 
-@pytest.mark.parametrize("body", [{}, {"input": 3}, {"input": "Hi", "tools": [{"type": "web"}]}, b"{"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"input": 3},
+        {"input": "Hi", "tools": [{"type": "web"}]},
+        {"input": "Hi", "tool_choice": "required"},
+        b"{",
+    ],
+)
 def test_it_refuses_what_a_response_is_refused_for(serve: Serve, body: Any) -> None:
     served = serve(ScriptedEngine([""]))
     told = [ask(served, path, body) for path in ("/v1/responses/input_tokens", "/v1/responses")]

@@ -60,6 +60,7 @@ def test_it_goes_over_the_wire_only_where_it_is_asked_for(serve: Serve, completi
         ({"presence_penalty": -2.1}, "presence_penalty"),
         ({"presence_penalty": True}, "presence_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty"),
         ({"repetition_penalty": 2.5}, "repetition_penalty"),
         ({"top_k": -2}, "top_k"),
         ({"top_k": 1.5}, "top_k"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -119,14 +120,17 @@ def test_the_documentation_tells_of_its_options() -> None:
 
 
 @contextlib.contextmanager
-def started(url: str, *options: str, **environment: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+def started(
+    url: str, *options: str, first: str = "", **environment: str
+) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [*COMMAND, "--port", str(port), "--engine", url, "--variant", "k2", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment) as process:
         try:
             assert process.stderr is not None
-            assert f":{port}/v1" in process.stderr.readline()
+            line = process.stderr.readline()
+            assert f":{port}/v1" in line and line.startswith(first)
             deadline = time.monotonic() + 20
             while True:
                 with contextlib.suppress(OSError):
@@ -173,6 +177,16 @@ def test_insecure_serves_everybody(completions: CompletionsServer) -> None:
         assert process.stderr is not None
         assert '"path":"/v1/chat/completions","status":200' in process.stderr.read()
         assert process.wait(20) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_all_lines_are_json_from_the_first_on(completions: CompletionsServer) -> None:
+    with started(completions[0], "--log-format", "json", first='{"time":') as (port, process):
+        assert ask(port, "/health").status == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        told = [json.loads(line) for line in process.stderr.read().splitlines()]
+    assert any(completions[0] in line.get("message", "") for line in told)  # what was found out of the engine
 
 
 def test_the_engines_key_goes_to_the_engine_and_nowhere_else(completions: CompletionsServer, tmp_path: Path) -> None:

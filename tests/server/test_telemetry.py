@@ -24,14 +24,15 @@ from tests.conftest import Served
 from tests.server.asking import CHAT, HELLO, MESSAGES, Serve, ask, streamed
 from tests.server.test_app import Failing
 
+COMPLETIONS = "/v1/completions"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def traced(serve: Serve, engine: Engine) -> tuple[Served, InMemorySpanExporter]:
+def traced(serve: Serve, engine: Engine, **settings: Any) -> tuple[Served, InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return serve(engine, telemetry=Telemetry(provider, engine.capabilities)), exporter
+    return serve(engine, telemetry=Telemetry(provider, engine.capabilities), **settings), exporter
 
 
 def span_of(served: Served, exporter: InMemorySpanExporter) -> Any:
@@ -44,7 +45,7 @@ def test_a_request_is_a_span_under_the_clients(serve: Serve) -> None:
     engine = ScriptedEngine(["Hello."])
     served, exporter = traced(serve, engine)
     body = {**HELLO, "model": "kimi", "max_tokens": 50, "temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["@"]}
-    ask(served, CHAT, body, headers={"traceparent": PARENT, "X-Request-Id": "abc"})
+    answer = ask(served, CHAT, body, headers={"traceparent": PARENT, "X-Request-Id": "abc"})
     span = span_of(served, exporter)
     assert (span.name, span.kind) == ("chat kimi", SpanKind.SERVER)
     assert f"{span.context.trace_id:032x}" == PARENT[3:35] and f"{span.parent.span_id:016x}" == PARENT[36:52]
@@ -59,6 +60,7 @@ def test_a_request_is_a_span_under_the_clients(serve: Serve) -> None:
         "gen_ai.request.top_p": 0.9,
         "gen_ai.request.seed": 7,
         "gen_ai.request.stop_sequences": ("@",),
+        "gen_ai.response.id": answer.json["id"],
         "gen_ai.response.finish_reasons": ("stop",),
         "gen_ai.usage.input_tokens": len(str(engine.prompts[0])),
         "gen_ai.usage.output_tokens": len("Hello."),
@@ -72,6 +74,26 @@ def test_a_request_is_a_span_under_the_clients(serve: Serve) -> None:
         "abruzzi.engine": ("scripted",),
     }
     assert span.status.status_code == StatusCode.UNSET and 0 < span.end_time - span.start_time < 5e9
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body", "operation", "output"),
+    [
+        (COMPLETIONS, {"prompt": "Hi"}, "text_completion", "text"),
+        (CHAT, {**HELLO, "response_format": {"type": "json_object"}}, "chat", "json"),
+        ("/v1/responses", {"input": "Hi"}, "chat", "text"),
+        (MESSAGES, {**HELLO, "max_tokens": 9}, "chat", "text"),
+    ],
+)
+def test_operation_kind_and_id_of_an_answer_are_told(
+    serve: Serve, path: str, body: Any, operation: str, output: str, stream: bool
+) -> None:
+    served, exporter = traced(serve, ScriptedEngine(["{}"]))
+    told = ask(served, path, {**body, "model": "kimi", "stream": stream}).body.decode()
+    span = span_of(served, exporter)
+    assert span.name == f"{operation} kimi" and span.attributes["gen_ai.operation.name"] == operation
+    assert span.attributes["gen_ai.output.type"] == output and span.attributes["gen_ai.response.id"] in told
 
 
 def test_a_stream_tells_when_it_began(serve: Serve) -> None:

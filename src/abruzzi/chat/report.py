@@ -61,3 +61,19 @@ class Report:
                 for one in self.problems
             ],
         }
+
+
+def usage_of(reports: Mapping[int, Report], answers: int) -> Usage:
+    """What the answers of one request cost in all, by their indices. There are `answers` in a row to each prompt, which
+    is read once for them.
+    """
+    read: dict[int, tuple[int, int]] = {}
+    for index, report in reports.items():
+        prompt, cached = read.get(index // answers, (0, 0))
+        read[index // answers] = max(prompt, report.usage.prompt), max(cached, report.usage.cached)
+    return Usage(
+        prompt=sum(prompt for prompt, _ in read.values()),
+        completion=sum(report.usage.completion for report in reports.values()),
+        cached=sum(cached for _, cached in read.values()),
+        forced=sum(report.usage.forced for report in reports.values()),
+    )

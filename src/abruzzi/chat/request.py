@@ -53,6 +53,27 @@ class ChatRequest:
         if self.answer is not None and self.output != "tool_calls":
             raise RequestError(f"an answer of a form of its own can't be had as {self.output} text", "output")
 
+    def callable_tools(self) -> Sequence[Tool]:
+        """The tools that the turn may call; where there are none, the model is shown none. Raises RequestError for a
+        choice that can't be.
+        """
+        tools, choice = self.tools, self.tool_choice
+        if choice == "none":
+            return ()
+        if self.allowed_tools is not None:
+            if missing := [name for name in self.allowed_tools if all(tool.name != name for tool in tools)]:
+                raise RequestError(f"expected declared tools, got {missing[0]!r}", "tool_choice")
+            tools = [tool for tool in tools if tool.name in self.allowed_tools]
+        if choice == "required" and not tools:
+            lack = "declared" if self.allowed_tools is None else "allowed"
+            raise RequestError(f"required needs tools to choose from, none are {lack}", "tool_choice")
+        if choice in ("auto", "required"):
+            return tools
+        chosen = [tool for tool in tools if tool.name == choice]
+        if not chosen:
+            raise RequestError(f"expected auto, none, required or a declared tool, got {choice!r}", "tool_choice")
+        return chosen
+
     @property
     def is_large(self) -> bool:
         """Whether it takes more than some milliseconds to make it ready."""

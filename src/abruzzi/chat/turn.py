@@ -20,7 +20,7 @@ from abruzzi.guide.schema import Schemas, compile
 from abruzzi.guide.spelling import K2Spelling
 from abruzzi.protocol.errors import EngineError, OutputError, RequestError
 from abruzzi.protocol.events import ContentDelta, Event, Finish, Problem, TokenLogprobs
-from abruzzi.protocol.messages import Message, Tool
+from abruzzi.protocol.messages import Message
 from abruzzi.protocol.parser import StreamParser
 from abruzzi.protocol.prompt import Prompt, going_on, raw_prompt
 from abruzzi.protocol.template import begun_turn, render_prompt
@@ -43,7 +43,7 @@ class Turn:
         self.variant = engine.capabilities.variant
         self.asking = Asking(engine, request.params.stop)
         schemas = Schemas(request.tools)
-        self.tools = self._callable()
+        self.tools = request.callable_tools()
         if request.output == "pythonic":
             pythonic.check(self.tools)
         self.must_call = request.tool_choice not in ("auto", "none")
@@ -62,26 +62,9 @@ class Turn:
             self._feed_begun(self.guard)
         self.finish = Finish("stop")
         self.logprobs: list[TokenLogprobs] = []
+        self.held: list[TokenLogprobs] = []  # of tokens that may turn out to be the turn's end
         self.patience = Patience()
         self.broke_off = ""  # the engine whose output could not go on as it was, the last time
-
-    def _callable(self) -> Sequence[Tool]:
-        """The tools that this turn may call. Raises RequestError for a choice that can't be."""
-        tools, choice, allowed = self.request.tools, self.request.tool_choice, self.request.allowed_tools
-        if choice == "none":
-            return ()
-        if allowed is not None:
-            if missing := [name for name in allowed if all(tool.name != name for tool in tools)]:
-                raise RequestError(f"expected declared tools, got {missing[0]!r}", "tool_choice")
-            tools = [tool for tool in tools if tool.name in allowed]
-        if choice == "required" and not tools:
-            raise RequestError("required needs tools to choose from, none are declared", "tool_choice")
-        if choice in ("auto", "required"):
-            return tools
-        chosen = [tool for tool in tools if tool.name == choice]
-        if not chosen:
-            raise RequestError(f"expected auto, none, required or a declared tool, got {choice!r}", "tool_choice")
-        return chosen
 
     def _prompt(self) -> Prompt:
         request = self.request
@@ -174,25 +157,34 @@ class Turn:
         return "".join(self.asking.output)  # the model may write it in another way than we do
 
     async def plain(self) -> AsyncGenerator[Sequence[Event], None]:
-        """Without tools the model's text is what was asked for, markers and all; only its reasoning comes apart."""
-        thinking, by_id, length = self.request.thinking, self.asking.by_id, Length()
-        parser = None
-        if self.variant.thinks and self.request.prompt is None:
-            parser = StreamParser(variant=self.variant, thinking=thinking, by_id=by_id, calls=False)
-            self._feed_begun(parser)
+        """Without tools the model's text is what was asked for, markers and all, up to the turn's end; only its
+        reasoning comes apart. Behind a prompt of the client's own all of it is text, for whatever that is to mean.
+        """
+        parser = self._plain_parser() if self.request.prompt is None else None
+        length, is_over = Length(), False
         prompt, params = self.prompt.going_on(self.begun), self.request.params
         # What was begun may end inside of a token.
         ask = self.asking.going_on(prompt, params) if self.begun else self.asking.texts(prompt, params)
         async with contextlib.aclosing(ask) as texts:
             async for text in texts:
-                yield self._with_logprobs(text, [ContentDelta(text)] if parser is None else parser.feed(text))
+                events: list[Event] = [ContentDelta(text)] if parser is None else parser.feed(text)
+                is_over = parser is not None and parser.over
+                self.asking.unread = 0 if parser is None else parser.behind
+                yield self._with_logprobs(text, events)
                 length.add(text)
-                if length.is_endless:
+                if length.is_endless or self.asking.unread > _BEHIND:  # else it may end by itself, as in `_ask`
                     break
-        if parser is not None:
-            yield [event for event in parser.close() if not isinstance(event, Finish)]
+        if parser is not None and not is_over:
+            yield [*(event for event in parser.close() if not isinstance(event, Finish)), *self._late_logprobs()]
         cut = length.is_endless or self.asking.is_spent(self.request.params)
-        self.finish = Finish("length" if cut else "stop")
+        self.finish = Finish("length" if cut and not is_over else "stop")
+
+    def _plain_parser(self) -> StreamParser:
+        by_id, thinking = self.asking.by_id, self.request.thinking
+        parser = StreamParser(variant=self.variant, thinking=thinking, by_id=by_id, calls=False)
+        if self.variant.thinks:
+            self._feed_begun(parser)
+        return parser
 
     async def guarded(self, guard: Guard) -> AsyncGenerator[Sequence[Event], None]:
         """With tools: ask, and go on from what could stand until the turn is valid."""
@@ -262,10 +254,20 @@ class Turn:
         logprob = self.asking.logprob
         if logprob is None or self.request.params.logprobs is None:
             return events
+        told = TokenLogprobs(token, logprob, tuple(self.asking.alternatives))
         if any(isinstance(event, ContentDelta) for event in events):
-            self.logprobs.append(TokenLogprobs(token, logprob, tuple(self.asking.alternatives)))
-            events.append(self.logprobs[-1])
+            self.held.append(told)
+            events += self._late_logprobs()
+        elif self.guard is None and not self.variant.thinks:
+            self.held.append(told)
         return events
+
+    def _late_logprobs(self) -> Sequence[TokenLogprobs]:
+        """Of the tokens whose content has come out by now."""
+        told = self.held.copy()
+        self.held.clear()
+        self.logprobs += told
+        return told
 
     def _params(self, guard: Guard) -> SamplingParams:
         """What is left of the limit; and another try where the last brought nothing."""

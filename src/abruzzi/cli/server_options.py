@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from abruzzi.server.limits import Rate
 from abruzzi.server.listener import Listener
 from abruzzi.server.settings import Settings
 
+logger = logging.getLogger(__name__)
 _DEFAULTS = Settings()
 _OPTIONS = (
     click.option("--api-key", "api_keys", multiple=True, help="A key that lets in; may be given several times."),
@@ -104,9 +106,9 @@ def serve_engine(
 ) -> None:
     """Serve until a signal comes, and close the engine. `prepare` is given the server before it starts."""
     at = address(settings.host, listening.getsockname()[1])
-    err.print(f"{engine.capabilities.model} is served at {at} (Ctrl-C stops it)", markup=False)
+    _say(settings, f"{engine.capabilities.model} is served at {at} (Ctrl-C stops it)")
     for line, is_trouble in told(engine):
-        err.print(f"abruzzi: {line}", markup=False, style="bold red" if is_trouble else "")
+        _say(settings, f"abruzzi: {line}", is_trouble=is_trouble)
     server = Listener(create_app(engine, settings))
     if prepare is not None:
         prepare(server)
@@ -114,6 +116,14 @@ def serve_engine(
     gc.collect()
     gc.freeze()
     server.run(sockets=[listening])
+
+
+def _say(settings: Settings, line: str, *, is_trouble: bool = False) -> None:
+    """On stderr, in the form that the log has there."""
+    if settings.log == "json":
+        logger.log(logging.WARNING if is_trouble else logging.INFO, line)
+    else:
+        err.print(line, markup=False, style="bold red" if is_trouble else "")
 
 
 def _check_access(settings: Settings, *, insecure: bool) -> None:

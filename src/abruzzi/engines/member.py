@@ -137,7 +137,7 @@ class Member:
         asked = error.retry_after if isinstance(error, EngineUnavailable) else None
         if asked is not None:
             # Not before, and with jitter, for it asks all its clients to come again at the same moment.
-            pause = min(asked, _LAST_PAUSE) * (1 + 0.25 * self.jitter())
+            pause = min(_LAST_PAUSE, asked * (1 + 0.25 * self.jitter()))
             self.asked_until = self.failed_at + pause
         self.retry_at = self.failed_at + pause
         # Its words may hold what it was asked: /health has them.
@@ -145,5 +145,5 @@ class Member:
 
     def _pause(self) -> float:
         """With jitter, so that several servers don't come back to an engine at the same moment."""
-        pause = min(_LAST_PAUSE, _FIRST_PAUSE * 2.0 ** min(max(self._pauses, 1) - 1, 16))
+        pause = min(_LAST_PAUSE / 1.25, _FIRST_PAUSE * 2.0 ** min(max(self._pauses, 1) - 1, 16))
         return pause * (0.75 + 0.5 * self.jitter())

@@ -42,6 +42,7 @@ class RequestError(AbruzziError):
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(f"{message} (at {param})" if param else message)
+        self.reason = message
         self.param = param
 
 

@@ -181,6 +181,11 @@ class StreamParser:
     def over(self) -> bool:
         return self._state is _State.DONE
 
+    @property
+    def behind(self) -> int:
+        """Characters that have come behind the turn's end."""
+        return len(str(self._stray)) if self._state is _State.DONE else 0
+
     def _take(self) -> list[Event]:
         events = self._events.copy()
         self._events.clear()

@@ -24,7 +24,7 @@ from abruzzi.server.message_count import CountTokens
 from abruzzi.server.messages import Messages
 from abruzzi.server.metrics import Metrics, engines_of
 from abruzzi.server.numbered import Numbered
-from abruzzi.server.paths import Handler, Path, Paths
+from abruzzi.server.paths import Path, Paths
 from abruzzi.server.refusals import NoSuchModel, NoSuchPath, Refusal, ServerFault, Stopping, WrongMethod
 from abruzzi.server.response_count import CountResponseTokens
 from abruzzi.server.responses import Responses
@@ -237,21 +237,22 @@ def _work(engine: Engine, settings: Settings, intake: Intake) -> list[Path]:
     capabilities = engine.capabilities
     responses, messages = Responses(capabilities.variant), Messages(capabilities.variant)
 
-    def work(name: str, dialect: Dialect, handler: Handler | None = None) -> Path:
-        return Path(name, {"POST": handler or Endpoint(dialect, engine, settings, intake)}, dialect, is_work=True)
+    def work(name: str, dialect: Dialect) -> Path:
+        return Path(name, {"POST": Endpoint(dialect, engine, settings, intake)}, dialect, is_work=True)
 
+    count_input = CountResponseTokens(responses, capabilities, intake)
     stored, items = {"GET": responses.stored, "DELETE": responses.stored}, {"GET": responses.input_items}
     return [
         work("/v1/chat/completions", ChatCompletions(capabilities.variant)),
         work("/v1/completions", Completions(counter_of(capabilities))),
         work("/v1/responses", responses),
-        work("/v1/responses/input_tokens", responses, CountResponseTokens(responses, capabilities, intake)),
+        Path("/v1/responses/input_tokens", {"POST": count_input}, responses),
         Path("/v1/responses/compact", {}, responses, absent=_NO_COMPACTION),
         Path("/v1/responses/{id}", stored, responses),
         Path("/v1/responses/{id}/input_items", items, responses),
         Path("/v1/responses/{id}/cancel", {}, responses, absent=_NO_BACKGROUND),
         work("/v1/messages", messages),
-        work("/v1/messages/count_tokens", messages, CountTokens(capabilities, intake)),
+        Path("/v1/messages/count_tokens", {"POST": CountTokens(capabilities, intake)}, messages),
     ]
 
 

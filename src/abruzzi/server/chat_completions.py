@@ -77,17 +77,21 @@ class ChatCompletions(Dialect):
         refuse_unsupported(fields, _UNSUPPORTED)
         check_unused(fields)
         declared = made_of(fields.list("tools", optional=True), self.read_tools)
-        choice, allowed = read_choice(body.get("tool_choice"), declared.custom)
+        choice, allowed = read_choice(body.get("tool_choice"), declared)
+        output = _output(body.get("tool_format"))
+        answer = None if body.get("response_format") is None else _answer(fields.object("response_format"))
+        if answer is not None and output != "tool_calls":
+            raise RequestError(f"an answer of a form of its own can't be had as {output} text", "tool_format")
         request = ChatRequest(
             messages=tuple(read_message(one, f"messages[{i}]") for i, one in enumerate(fields.list("messages"))),
             tools=declared.shown,
             tool_choice=choice,
             allowed_tools=allowed,
             parallel_tool_calls=fields.boolean("parallel_tool_calls", default=True),
-            output=_output(body.get("tool_format")),
+            output=output,
             thinking=switched(thinking_asked(fields), self._variant),
             keeps_thinking=keeps_thinking(fields) and self._variant.keeps_thinking,
-            answer=None if body.get("response_format") is None else _answer(fields.object("response_format")),
+            answer=answer,
             params=replace(
                 sampling_params(fields, "max_completion_tokens", "max_tokens"), logprobs=_logprobs_wanted(fields)
             ),
@@ -106,6 +110,7 @@ class ChatCompletions(Dialect):
             answers=fields.integer("n", 1, MAX_ANSWERS) or 1,
             model=fields.string("model") or model,
             ignored=unknown(fields, READ),
+            places={"output": "tool_format"},
         )
 
     @staticmethod

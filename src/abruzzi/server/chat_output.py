@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 
 from abruzzi.chat import Report
+from abruzzi.chat.report import usage_of
+from abruzzi.engines.base import Usage
 from abruzzi.protocol.errors import AbruzziError, PromptTooLong, RequestError
 from abruzzi.protocol.events import (
     ArgumentsDelta,
@@ -124,10 +126,11 @@ class Encoder:
         return data(error_body(error, "messages")) + DONE
 
     def _tail(self) -> dict[str, Any]:
+        usage = usage_told(usage_of(dict(enumerate(self._reports)), max(1, len(self._reports))))
         if self.bare:
-            return {"usage": usage_of(self._reports)}
+            return {"usage": usage}
         told = [report.told() for report in self._reports]
-        return {"usage": usage_of(self._reports), "abruzzi": told[0] if len(told) == 1 else told}
+        return {"usage": usage, "abruzzi": told[0] if len(told) == 1 else told}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
@@ -158,15 +161,13 @@ def _logprob(token: str, logprob: float) -> dict[str, Any]:
     return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
 
 
-def usage_of(reports: Sequence[Report]) -> dict[str, Any]:
-    """What answers to one prompt cost: it is read once, however many there are."""
-    prompt = max((report.usage.prompt for report in reports), default=0)
-    completion = sum(report.usage.completion for report in reports)
+def usage_told(usage: Usage) -> dict[str, Any]:
+    """What answers cost, as OpenAI's API has it."""
     return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": max((report.usage.cached for report in reports), default=0)},
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
     }
 
 

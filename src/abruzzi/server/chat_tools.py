@@ -33,30 +33,35 @@ def read_tools(values: Sequence[Any]) -> Declared:
     return Declared(Tools(tools), custom)
 
 
-def read_choice(value: Any, custom: Collection[str]) -> tuple[str, Sequence[str] | None]:
-    """The choice, and the names that it is among, where those are told. `custom`: the names of custom tools."""
+def read_choice(value: Any, declared: Declared) -> tuple[str, Sequence[str] | None]:
+    """The choice, and the names that it is among, where those are told."""
     if value is None:
         return "auto", None
     if value in ("auto", "none", "required"):
         return str(value), None
+    names = {"function": {tool.name for tool in declared.shown} - set(declared.custom), "custom": declared.custom}
     if isinstance(value, dict) and value.get("type") == "allowed_tools":
         allowed = Fields(value, "tool_choice").object("allowed_tools")
         mode = allowed.string("mode")
         if mode not in ("auto", "required"):
             raise RequestError(f"expected auto or required, got {mode!r}", allowed.at("mode"))
-        named = enumerate(allowed.list("tools"))
-        return mode, [_named(one, f"{allowed.at('tools')}[{i}]", custom) for i, one in named]
-    return _named(value, "tool_choice", custom), None
+        listed = allowed.list("tools")
+        if mode == "required" and not listed:
+            raise RequestError("expected tools that one is to be chosen from, got none", allowed.at("tools"))
+        return mode, [_named(one, f"{allowed.at('tools')}[{i}]", names) for i, one in enumerate(listed)]
+    return _named(value, "tool_choice", names), None
 
 
-def _named(value: Any, where: str, custom: Collection[str]) -> str:
+def _named(value: Any, where: str, names: Mapping[str, Collection[str]]) -> str:
+    """`names`: those of the declared tools, by their type."""
     kind = "custom" if isinstance(value, dict) and value.get("type") == "custom" else "function"
     tool = value.get(kind) if isinstance(value, dict) else None
     if not isinstance(tool, dict) or not isinstance(name := tool.get("name"), str):
         expected = f'{{"type": "{kind}", "{kind}": {{"name": ...}}}}'
         raise RequestError(f"expected {'auto, none, required or ' * (where == 'tool_choice')}{expected}", where)
     if name in ("auto", "none", "required"):
-        raise RequestError(f"a tool called {name!r} can't be chosen by name", where)
-    if (name in custom) != (kind == "custom"):
-        raise RequestError(f"expected the name of a declared tool of type {kind}, got {name!r}", where)
+        raise RequestError(f"a tool called {name!r} can't be chosen by name", f"{where}.{kind}.name")
+    if name not in names[kind]:
+        expected = f"expected the name of a declared tool of type {kind}"
+        raise RequestError(f"{expected}, got {name!r}", f"{where}.{kind}.name")
     return name

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from abruzzi.chat import ChatRequest, Report
+from abruzzi.chat.report import usage_of
 from abruzzi.protocol.errors import AbruzziError, EngineError, RequestError
 from abruzzi.protocol.events import ContentDelta, Event, Finish, TokenLogprobs
 from abruzzi.protocol.messages import Message
 from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.server.chat_completions import MAX_ANSWERS, MAX_LOGPROBS
-from abruzzi.server.chat_output import error_body, usage_of
+from abruzzi.server.chat_output import error_body, usage_told
 from abruzzi.server.dialect import DONE, Call, Dialect, Fields, data
 from abruzzi.server.openai_fields import check_unused, refuse_unsupported
 from abruzzi.server.sampling import sampling_params
@@ -64,14 +65,19 @@ class Completions(Dialect):
     def _prompts(self, value: Any) -> list[str]:
         """A text, the ids of its tokens, or a list of several such."""
         if isinstance(value, str):
-            return [value]
+            return [self._read(value, "prompt")]
         if not isinstance(value, list) or not value:
             raise RequestError("expected a string, a list of strings, or ids of tokens", "prompt")
         if _is_id(value[0]):
-            return [self._decoded(value, "prompt")]
-        return [
-            one if isinstance(one, str) else self._decoded(one, f"prompt[{index}]") for index, one in enumerate(value)
-        ]
+            return [self._read(value, "prompt")]
+        return [self._read(one, f"prompt[{index}]") for index, one in enumerate(value)]
+
+    def _read(self, value: Any, where: str) -> str:
+        if isinstance(value, str):
+            if not value:  # engines have nothing to go on from, and refuse it
+                raise RequestError("expected a string that isn't empty", where)
+            return value
+        return self._decoded(value, where)
 
     def _decoded(self, ids: Any, where: str) -> str:
         if not isinstance(ids, list) or not ids or not all(map(_is_id, ids)):
@@ -157,15 +163,7 @@ class Encoder:
         return {"index": index, "text": text, "finish_reason": reason, "logprobs": told}
 
     def _usage(self) -> dict[str, Any]:
-        """Each prompt is read once, however many answers there are to it."""
-        by_prompt: dict[int, list[Report]] = {}
-        for index, report in self._reports.items():
-            by_prompt.setdefault(index // self.answers, []).append(report)
-        several = [usage_of(reports) for reports in by_prompt.values()]
-        cached = sum(one["prompt_tokens_details"]["cached_tokens"] for one in several)
-        counts = ("prompt_tokens", "completion_tokens", "total_tokens")
-        total: dict[str, Any] = {key: sum(one[key] for one in several) for key in counts}
-        return {**total, "prompt_tokens_details": {"cached_tokens": cached}}
+        return usage_told(usage_of(self._reports, self.answers))
 
 
 def _logprobs(tokens: Sequence[TokenLogprobs], before: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -16,6 +16,9 @@ from abruzzi.protocol.messages import Message
 
 class Encoder(Protocol):
     """Writes one response. What it returns for a stream are whole server-sent events."""
+
+    id: str
+    """The response's, as the client is told it."""
 
     def whole(self, answers: Sequence[tuple[Message, Report]]) -> Mapping[str, Any]:
         """A response that doesn't stream: an answer for each that was asked for."""
@@ -53,6 +56,8 @@ class Call:
     """What is asked beside `request`: more prompts of one body."""
     ignored: Sequence[str] = ()
     """The names of fields that nobody looks at."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where in the body stands what `ChatRequest` has under a name of its own."""
 
     @property
     def all(self) -> list[ChatRequest]:

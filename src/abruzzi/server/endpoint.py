@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from abruzzi import chat
 from abruzzi.chat import ChatRequest, Report
 from abruzzi.engines.base import Engine
-from abruzzi.protocol.errors import AbruzziError
+from abruzzi.protocol.errors import AbruzziError, RequestError
 from abruzzi.protocol.events import Finish
 from abruzzi.server.asgi import EventStream, while_connected
 from abruzzi.server.dialect import Call, Dialect
@@ -44,11 +44,17 @@ class Endpoint:
             exchange.body = None  # it may be long, and its decoded form is enough
         del body, asked
         exchange.call = call
-        await while_connected(exchange, self._stream(call, exchange) if call.stream else self._answer(call, exchange))
+        try:
+            await while_connected(exchange, (self._stream if call.stream else self._answer)(call, exchange))
+        except RequestError as error:
+            place = call.places.get(error.param or "")
+            if place is None:
+                raise
+            raise RequestError(error.reason, place) from None
 
     async def _answer(self, call: Call, exchange: Exchange) -> None:
         answers = await _all([chat.complete(self._engine, request) for request in call.all])
-        exchange.reports += [report for _, report in answers]
+        exchange.reports |= {index: report for index, (_, report) in enumerate(answers)}
         exchange.finish_reasons += [message.finish_reason or "" for message, _ in answers]
         await exchange.answer_json(200, call.encoder.whole(answers))
 
@@ -79,7 +85,7 @@ class Endpoint:
                     exchange.first = time.perf_counter()
                 frames = call.encoder.frames(items, index)
                 if isinstance(items[-1], Report):
-                    exchange.reports.append(items[-1])
+                    exchange.reports[index] = items[-1]
                     exchange.finish_reasons += [item.reason for item in items if isinstance(item, Finish)]
                     if len(call.all) == 1:
                         return frames

@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from abruzzi.chat import Report
+from abruzzi.chat.report import usage_of
+from abruzzi.engines.base import Usage
 from abruzzi.protocol.errors import AbruzziError
 from abruzzi.server.dialect import Call, Dialect
 from abruzzi.server.refusals import Headers
@@ -69,8 +71,8 @@ class Exchange:
     body: Mapping[str, Any] | None = None
     is_long: bool = False
     """Whether what is done with all of the body takes a while, and had better be done beside other work."""
-    reports: list[Report] = field(default_factory=list)
-    """One for each answer that became whole."""
+    reports: dict[int, Report] = field(default_factory=dict)
+    """One for each answer that became whole, by its index."""
     finish_reasons: list[str] = field(default_factory=list)
     error: BaseException | None = None
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -102,6 +104,11 @@ class Exchange:
         if self._reason is not None and self._task is not None:
             self._task.uncancel()
         return self._reason
+
+    @property
+    def usage(self) -> Usage:
+        """What the answers cost that became whole, as the client is told."""
+        return usage_of(self.reports, 1 if self.call is None else self.call.answers)
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """The response's head."""

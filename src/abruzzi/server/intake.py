@@ -30,20 +30,24 @@ class Intake:
 
     def __init__(self, settings: Settings) -> None:
         self.reading: dict[Exchange, int] = {}
-        """The requests whose body is on its way, and the bytes that are kept of it, without those that are free."""
+        """The requests whose body is on its way, or that no model answers, and the bytes that are kept of each body,
+        without those that are free.
+        """
         self.open: set[Exchange] = set()
         """The requests that a model is answering."""
         self._max_body = settings.max_body
         self._max_open = settings.max_concurrent
         self._room = _BODIES * settings.max_body
 
-    async def read(self, exchange: Exchange) -> dict[str, Any]:
-        """The body's object; from then on the request counts as open.
+    async def read(self, exchange: Exchange, *, is_work: bool = True) -> dict[str, Any]:
+        """The body's object; from then on the request counts as open. One that asks no model doesn't (`is_work`), and
+        keeps the room that its body took until it is over.
 
         Raises RequestError for a body that can't be taken, ClientLeft, NoRoom, and TooMany: before the body is read,
         or behind it where others were faster.
         """
-        self._check_open()
+        if is_work:
+            self._check_open()
         self._check_head(exchange)
         self.reading[exchange] = 0
         try:
@@ -51,15 +55,19 @@ class Intake:
             exchange.is_long = len(body) >= _LONG
             # A long one takes a while, and others are being served meanwhile.
             value = await asyncio.to_thread(parse, body) if exchange.is_long else parse(body)
-        finally:
-            self._room += self.reading.pop(exchange)
-        self._check_open()
-        self.open.add(exchange)
+        except BaseException:
+            self._let_go(exchange)
+            raise
+        if is_work:
+            self._let_go(exchange)
+            self._check_open()
+            self.open.add(exchange)
         return value
 
     def leave(self, exchange: Exchange) -> None:
         """The request is over."""
         self.open.discard(exchange)
+        self._let_go(exchange)
 
     @property
     def is_empty(self) -> bool:
@@ -112,6 +120,10 @@ class Intake:
             raise NoRoom("too much of other requests is on its way for another long one: come again")
         self._room -= more
         self.reading[exchange] += more
+
+    def _let_go(self, exchange: Exchange) -> None:
+        """Its body needs no room any more."""
+        self._room += self.reading.pop(exchange, 0)
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"expected a body of at most {self._max_body:,} bytes")

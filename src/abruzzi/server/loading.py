@@ -5,6 +5,8 @@ client hangs on it for as long as weights take to load.
 from __future__ import annotations
 
 import asyncio
+import re
+import secrets
 import socket
 import threading
 import time
@@ -18,11 +20,15 @@ _LAST_WORDS = 0.1
 # Seconds until a client had better come again, beside those that it has been loading for: most try three times in all.
 _AGAIN = 3
 _MOST = 10
+# Bytes of a request's head that are looked at.
+_HEAD = 65_536
+_ID = re.compile(rb"\r\nx-request-id:[ \t]*([!-~](?:[ -~]{0,126}[!-~])?)[ \t]*\r\n", re.IGNORECASE)
 
 
 class Loading:
-    """Answers on a listening socket, in a thread of its own, until the `with` block is left: a 503 in OpenAI's form,
-    which `/health`'s readers understand, too. The socket is left open, for the server.
+    """Answers on a listening socket, in a thread of its own, until the `with` block is left: a 503 in a form that is
+    OpenAI's and Anthropic's at once, and that `/health`'s readers understand, too. The socket is left open, for the
+    server.
     """
 
     def __init__(self, listening: socket.socket) -> None:
@@ -57,14 +63,17 @@ class Loading:
             one.abort()
         await asyncio.sleep(0)  # they are closed in the loop's next round
 
-    def response(self) -> bytes:
-        """What everybody is told, head and body."""
+    def response(self, asked: bytes) -> bytes:
+        """What everybody is told, head and body; `asked`: the request's head."""
         seconds = time.monotonic() - self._began
         message = f"the engine is loading, for {seconds:.0f} s by now"
-        error = {"message": message, "type": "server_error", "param": None, "code": "engine_unavailable"}
-        body = msgspec.json.encode({"status": "loading", "error": error})
+        error = {"message": message, "type": "overloaded_error", "param": None, "code": "engine_unavailable"}
+        body = msgspec.json.encode({"type": "error", "status": "loading", "error": error})
+        given = _ID.search(asked)
+        id = given[1].decode() if given else f"req_{secrets.token_hex(12)}"
         head = (
             "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            f"x-request-id: {id}\r\nrequest-id: {id}\r\n"
             f"Retry-After: {min(_MOST, _AGAIN + int(seconds))}\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
@@ -77,7 +86,7 @@ class _Answer(asyncio.Protocol):
 
     def __init__(self, loading: Loading) -> None:
         self._loading = loading
-        self._head: bytes | None = b""  # its end, which may come in parts; None when it is answered
+        self._head: bytes | None = b""  # it may come in parts; None when it is answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -89,10 +98,10 @@ class _Answer(asyncio.Protocol):
         if self._head is None:
             return
         head = self._head + data
-        self._head = head[-3:]
+        self._head = head[-_HEAD:]
         if b"\r\n\r\n" in head:
             self._head = None
-            self._transport.write(self._loading.response())
+            self._transport.write(self._loading.response(head.partition(b"\r\n\r\n")[0] + b"\r\n"))
             self._transport.write_eof()
 
     def connection_lost(self, error: Exception | None) -> None:

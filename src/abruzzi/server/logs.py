@@ -31,7 +31,7 @@ class RequestLog:
         fields = _fields(exchange)
         if self._with_content:
             fields["request"] = exchange.body
-            fields["outputs"] = [report.output for report in exchange.reports]
+            fields["outputs"] = [report.output for report in exchange.reports.values()]
         # Straight to the file: logging's own way there takes as long as all the rest of this. That nobody reads it any
         # more is no reason to end a connection.
         with contextlib.suppress(OSError, ValueError):
@@ -39,7 +39,8 @@ class RequestLog:
 
 
 def _fields(exchange: Exchange) -> dict[str, Any]:
-    reports, first, began = exchange.reports, exchange.first, exchange.began
+    reports, first, began = exchange.reports.values(), exchange.first, exchange.began
+    usage = exchange.usage if reports else None
     return {
         "time": _time(exchange.at),
         "request_id": exchange.id,
@@ -49,8 +50,8 @@ def _fields(exchange: Exchange) -> dict[str, Any]:
         "ms": round((time.perf_counter() - began) * 1000, 1),
         "first_ms": None if first is None else round((first - began) * 1000, 1),
         "streamed": exchange.streamed,
-        "prompt_tokens": max(report.usage.prompt for report in reports) if reports else None,
-        "completion_tokens": sum(report.usage.completion for report in reports) if reports else None,
+        "prompt_tokens": None if usage is None else usage.prompt,
+        "completion_tokens": None if usage is None else usage.completion,
         "violations": _violations(exchange),
         "resumes": sum(report.resumes for report in reports),
         "finish": ",".join(exchange.finish_reasons) or None,
@@ -60,7 +61,8 @@ def _fields(exchange: Exchange) -> dict[str, Any]:
 
 
 def _violations(exchange: Exchange) -> dict[str, int]:
-    told = [found for one in (*exchange.reports, exchange.error) if (found := getattr(one, "violations", None))]
+    sources = (*exchange.reports.values(), exchange.error)
+    told = [found for one in sources if (found := getattr(one, "violations", None))]
     return dict(sum(map(Counter, told), Counter[str]())) if told else {}
 
 

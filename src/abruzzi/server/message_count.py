@@ -20,7 +20,7 @@ _CHARACTERS = 4
 
 
 class CountTokens:
-    """Answers `{"input_tokens": N}`: exact for an engine that gives token ids, else the prompt's characters by four.
+    """Answers `{"input_tokens": N}`: exact where the engine's tokenizer is at hand, else its characters by four.
 
     The words that ask for an answer of a form aren't counted. A request is refused as `POST /v1/messages` refuses it,
     but that its conversation may end with calls.
@@ -32,7 +32,7 @@ class CountTokens:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Raises RequestError."""
-        body = await self._intake.read(exchange)
+        body = await self._intake.read(exchange, is_work=False)
         count = await asyncio.to_thread(self._count, body)  # takes a while for megabytes
         await exchange.answer_json(200, {"input_tokens": count})
 
@@ -46,7 +46,7 @@ def count_tokens(request: ChatRequest, capabilities: Capabilities) -> int:
     Schemas(request.tools)
     prompt = render_prompt(
         request.messages,
-        tools=() if request.tool_choice == "none" else request.tools,
+        tools=request.tools if request.callable_tools() else (),
         variant=capabilities.variant,
         thinking=request.thinking,
     )

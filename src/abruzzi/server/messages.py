@@ -62,6 +62,7 @@ class Messages(Dialect):
             Encoder(model, bare=not fields.boolean("abruzzi", default=True)),
             stream=fields.boolean("stream", default=False),
             model=fields.string("model") or model,
+            places={"begun": _last(fields)},
         )
 
     @staticmethod
@@ -118,13 +119,18 @@ def _check_unused(fields: Fields) -> None:
 
 def _check_free(fields: Fields, choice: str, answer: Mapping[str, Any] | None) -> None:
     """Raises RequestError where an answer can't begin with a text of the client's, as Anthropic's API does."""
-    where = f"messages[{len(fields.list('messages')) - 1}]"
+    where = _last(fields)
     if choice not in ("auto", "none"):
         raise RequestError("expected a message of the user at the end where tool_choice wants a call", where)
     if answer is not None:
         raise RequestError("expected a message of the user at the end where an answer's format is asked for", where)
     if fields.object("thinking").string("type") == "enabled":
         raise RequestError("expected a message of the user at the end where thinking is enabled", where)
+
+
+def _last(fields: Fields) -> str:
+    """The path of the last message."""
+    return f"messages[{len(fields.list('messages')) - 1}]"
 
 
 def _tools(fields: Fields, loaded: Set[str]) -> tuple[Tool, ...]:

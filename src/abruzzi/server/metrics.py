@@ -83,29 +83,25 @@ class Metrics:
 
     def done(self, exchange: Exchange) -> None:
         """An exchange is over."""
-        now, first, reports = time.perf_counter(), exchange.first, exchange.reports
+        now, first, usage = time.perf_counter(), exchange.first, exchange.usage
         self._requests[exchange.path, exchange.status or _CLIENT_LEFT, exchange.streamed] += 1
         self._seconds[exchange.path].add(now - exchange.began)
         if exchange.error is not None:
             self._count_error(exchange.error)
-        tokens = 0
-        for report in reports:
-            tokens += report.usage.completion
+        for report in exchange.reports.values():
             self._generated += report.generated
             self._forced += report.forced
             self._resumes += report.resumes
             self._resampled += report.resampled
             if report.violations:
                 self.violations[report.engine].update(report.violations)
-        self._completion += tokens
-        if reports:
-            # Several answers to one request share its prompt.
-            self._prompt += max(report.usage.prompt for report in reports)
-            self._cached += max(report.usage.cached for report in reports)
+        self._prompt += usage.prompt
+        self._cached += usage.cached
+        self._completion += usage.completion
         if first is not None:
             self._first.add(first - exchange.began)
-            if tokens > 1:
-                self._token.add((now - first) / (tokens - 1))
+            if usage.completion > 1:
+                self._token.add((now - first) / (usage.completion - 1))
 
     def _count_error(self, error: BaseException) -> None:
         self._errors[error_type(error)] += 1

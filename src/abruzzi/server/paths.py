@@ -23,7 +23,7 @@ class Path:
     dialect: Dialect | None = None
     """None where clients of several use it."""
     is_work: bool = False
-    """Whether a model answers: such requests are limited, and waited for when the server stops."""
+    """Whether a model answers: such requests are limited."""
     has_slashes: bool = False
     """Whether what stands in braces may have slashes, as the names of models do."""
     absent: str | None = None

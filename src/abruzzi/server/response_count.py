@@ -24,7 +24,7 @@ class CountResponseTokens:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Raises RequestError."""
-        body = await self._intake.read(exchange)
+        body = await self._intake.read(exchange, is_work=False)
         count = await asyncio.to_thread(self._count, body, exchange.key)  # takes a while for megabytes
         await exchange.answer_json(200, {"object": "response.input_tokens", "input_tokens": count})
 

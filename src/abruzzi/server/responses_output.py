@@ -45,7 +45,8 @@ class Encoder:
         """`bare`: without `abruzzi`. `carries`: reasoning comes as `encrypted_content`, too. `names`: namespace and
         name there by the name that the model knows a tool by. `custom`: the names of tools that take free text.
         """
-        self._head = {"id": new_id("resp"), "object": "response", "created_at": int(time.time())}
+        self.id = new_id("resp")
+        self._head = {"id": self.id, "object": "response", "created_at": int(time.time())}
         self._told = told
         self._bare = bare
         self._carries = carries

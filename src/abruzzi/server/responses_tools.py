@@ -131,6 +131,8 @@ def read_choice(value: Any, declared: Declared) -> tuple[str, Sequence[str] | No
             allowed = Fields(one, where)
             if allowed.string("type") not in _LEFT_OUT:
                 names.append(_chosen(allowed, declared))
+        if mode == "required" and not names:
+            raise RequestError("expected tools that one is to be chosen from, got none", fields.at("tools"))
         return mode, names
     name = _chosen(fields, declared)
     if name in _CHOICES:

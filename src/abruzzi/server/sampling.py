@@ -14,6 +14,8 @@ _MAX_SEED = 2**63 - 1
 MAX_TOKENS = 2**63 - 1
 _MAX_TOP_K = 2**31 - 1
 _MAX_PENALTY = 2
+# Engines divide logits by it, in numbers of 32 bits: what is smaller becomes 0 there, or has them overflow.
+_LEAST_REPETITION = 1e-30
 _MAX_BIAS = 100
 # OpenAI takes 300.
 _MAX_BIASES = 1024
@@ -27,9 +29,6 @@ def sampling_params(fields: Fields, *limits: str) -> SamplingParams:
     `repetition_penalty`.
     """
     most = [found for key in limits if (found := fields.integer(key, 1, MAX_TOKENS)) is not None]
-    repetition = fields.number("repetition_penalty", 0, _MAX_PENALTY)
-    if repetition == 0:
-        raise RequestError(f"expected a value above 0, to {_MAX_PENALTY}, got 0", fields.at("repetition_penalty"))
     return SamplingParams(
         max_tokens=most[0] if most else None,
         temperature=fields.number("temperature", 0, 2),
@@ -38,7 +37,7 @@ def sampling_params(fields: Fields, *limits: str) -> SamplingParams:
         stop=_stop(fields.value.get("stop")),
         frequency_penalty=fields.number("frequency_penalty", -_MAX_PENALTY, _MAX_PENALTY),
         presence_penalty=fields.number("presence_penalty", -_MAX_PENALTY, _MAX_PENALTY),
-        repetition_penalty=repetition,
+        repetition_penalty=fields.number("repetition_penalty", _LEAST_REPETITION, _MAX_PENALTY),
         top_k=top_k_of(fields, -1),
         min_p=fields.number("min_p", 0, 1),
         logit_bias=_logit_bias(fields.object("logit_bias")),

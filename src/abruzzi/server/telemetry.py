@@ -63,7 +63,7 @@ class Telemetry:
         call, end = exchange.call, time.time_ns()
         began = end - int((time.perf_counter() - exchange.began) * 1e9)
         span = self._tracer.start_span(
-            f"chat {call.model}",
+            f"{_operation(exchange)} {call.model}",
             context=self._parent(exchange),
             # Its parent is the client's own span, in another process: this is how that was served.
             kind=trace.SpanKind.SERVER,
@@ -93,11 +93,11 @@ class Telemetry:
         assert exchange.call is not None
         call, params = exchange.call, exchange.call.request.params
         told = {
-            "gen_ai.operation.name": "chat",
+            "gen_ai.operation.name": _operation(exchange),
             "gen_ai.provider.name": "abruzzi",
             "gen_ai.request.model": call.model,
             "gen_ai.response.model": self._model,
-            "gen_ai.output.type": "text",
+            "gen_ai.output.type": "text" if call.request.answer is None else "json",
             "gen_ai.request.max_tokens": params.max_tokens,
             "gen_ai.request.temperature": params.temperature,
             "gen_ai.request.top_p": params.top_p,
@@ -112,8 +112,13 @@ class Telemetry:
         return {name: value for name, value in told.items() if value is not None}
 
 
+def _operation(exchange: Exchange) -> str:
+    """As the conventions call it."""
+    return "text_completion" if exchange.path == "/v1/completions" else "chat"
+
+
 def _answered(exchange: Exchange) -> dict[str, Any]:
-    reports = exchange.reports
+    reports, usage = exchange.reports.values(), exchange.usage
     told: dict[str, Any] = {}
     if exchange.status:
         told["http.response.status_code"] = exchange.status
@@ -122,11 +127,13 @@ def _answered(exchange: Exchange) -> dict[str, Any]:
     if exchange.error is not None:
         told["error.type"] = error_type(exchange.error)
     if reports:
+        assert exchange.call is not None
         told |= {
+            "gen_ai.response.id": exchange.call.encoder.id,
             "gen_ai.response.finish_reasons": exchange.finish_reasons,
-            "gen_ai.usage.input_tokens": max(report.usage.prompt for report in reports),
-            "gen_ai.usage.output_tokens": sum(report.usage.completion for report in reports),
-            "gen_ai.usage.cache_read.input_tokens": max(report.usage.cached for report in reports),
+            "gen_ai.usage.input_tokens": usage.prompt,
+            "gen_ai.usage.output_tokens": usage.completion,
+            "gen_ai.usage.cache_read.input_tokens": usage.cached,
             "abruzzi.guarantee": [report.guarantee for report in reports],
             "abruzzi.resumes": sum(report.resumes for report in reports),
             "abruzzi.engine": [report.engine for report in reports],

@@ -16,7 +16,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from abruzzi.engines.base import Capabilities, Piece, SamplingParams
 from abruzzi.engines.local.slots import Slots
-from abruzzi.engines.local.tokenizer import Tokenizer
+from abruzzi.engines.local.tokenizer import Counter, Tokenizer
 from abruzzi.engines.local.turn import Turn
 from abruzzi.guide.grammar import Grammar
 from abruzzi.protocol.errors import EngineError, EngineUnavailable, PromptTooLong, RequestError
@@ -27,7 +27,8 @@ _SLOTS = 8
 # Tokens of key-value cache that the slots share, 23 kB each. llama.cpp drops idle slots' for a request that needs them,
 # but fails all open requests when theirs together don't fit: `Slots` sees to it that they do.
 _CACHE = 16384
-# Tokens read in one go, and so the longest that a caller who left keeps the engine busy: 0.4 s.
+# Tokens read in one go, and so the longest that a caller who left keeps the engine busy: 0.4 s. With 64 a prompt takes
+# some 8 % more of the CPU.
 _BATCH = 128
 # Tokens that a request may write before it needs more room in the cache.
 _STEP = 1024
@@ -95,6 +96,7 @@ class LocalEngine:
             constrains=True,
             constrains_within=True,
             context_length=min(tokenizer.context_length, _CACHE),
+            counter=Counter(tokenizer),
         )
         return cls(server, tokenizer, capabilities, key)
 
@@ -103,6 +105,8 @@ class LocalEngine:
     ) -> AsyncGenerator[Piece, None]:
         """Continue the prompt, within the grammar when one is given."""
         ids = await asyncio.to_thread(self._tokenizer.encode, prompt)  # takes seconds for megabytes
+        if not ids:  # its vocabulary lacks some bytes
+            raise RequestError("expected a prompt with something in it that the model can read", "prompt")
         length = self.capabilities.context_length
         assert length is not None
         room = length - len(ids)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tiktoken
 from llguidance import LLTokenizer
 
 from abruzzi.engines.local.gguf import read_metadata
+from abruzzi.protocol import tokens
+from abruzzi.protocol.errors import EngineError
 from abruzzi.protocol.prompt import Control, Prompt
 from abruzzi.protocol.variants import QWEN25, SMOLLM2
 
@@ -35,10 +37,10 @@ class Tokenizer:
         kind = metadata.get("tokenizer.ggml.pre")
         if kind not in _PATTERNS:
             raise ValueError(f"expected the tokenizer of SmolLM2 or Qwen2.5, got {kind!r}")
-        tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
+        names, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
         ranks: dict[bytes, int] = {}
         self.controls: dict[str, int] = {}
-        for id, (token, token_type) in enumerate(zip(tokens, types, strict=True)):
+        for id, (token, token_type) in enumerate(zip(names, types, strict=True)):
             if token_type == _NORMAL:
                 ranks[_bytes(token.decode())] = id
             else:
@@ -50,12 +52,12 @@ class Tokenizer:
         self.encoding = tiktoken.Encoding(
             model.stem,
             pat_str=self._pattern,
-            mergeable_ranks=ranks | {byte: id for id, byte in enumerate(absent, len(tokens))},
+            mergeable_ranks=ranks | {byte: id for id, byte in enumerate(absent, len(names))},
             special_tokens=self.controls,
         )
         self._control_ids = frozenset(self.controls.values())
         self.eos: int = metadata["tokenizer.ggml.eos_token_id"]
-        self.vocabulary_size = len(tokens)
+        self.vocabulary_size = len(names)
         self.context_length: int = metadata[f"{metadata['general.architecture'].decode()}.context_length"]
         self.variant = _VARIANTS[kind]
 
@@ -66,9 +68,15 @@ class Tokenizer:
             if isinstance(part, Control):
                 ids.append(self.controls[part])
             else:
-                for start in range(0, len(part), _AT_ONCE):
-                    found = self.encoding.encode_ordinary(part[start : start + _AT_ONCE])
-                    ids += [id for id in found if id < self.vocabulary_size]
+                ids += self.encode_text(part)
+        return ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of plain text: never a control token."""
+        ids: list[int] = []
+        for start in range(0, len(text), _AT_ONCE):
+            found = self.encoding.encode_ordinary(text[start : start + _AT_ONCE])
+            ids += [id for id in found if id < self.vocabulary_size]
         return ids
 
     def decode(self, ids: Sequence[int]) -> bytes:
@@ -93,6 +101,27 @@ class Tokenizer:
             eos_token=self.eos,
             n_vocab=self.vocabulary_size,
         )
+
+
+class Counter(tokens.Tokenizer):
+    """The same vocabulary, with the face that a served model's tokenizer has."""
+
+    def __init__(self, own: Tokenizer) -> None:
+        self.controls = own.controls
+        self.spellings = {id: Control(spelling) for spelling, id in own.controls.items()}
+        self._own, self._encoding = own, own.encoding
+
+    def encode(self, text: str) -> list[int]:
+        return self._own.encode_text(text)
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        return self._own.encode(prompt)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        ids, size = list(ids), self._own.vocabulary_size
+        if wrong := [id for id in ids if not 0 <= id < size]:
+            raise EngineError(f"expected token ids below {size}, got {wrong[0]}")
+        return super().decode(ids)
 
 
 def _byte_characters() -> dict[str, int]:
