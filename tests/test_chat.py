@@ -599,6 +599,22 @@ def test_an_engine_that_fails_behind_a_whole_turn_spoils_nothing() -> None:
     assert len(message.tool_calls) == 1
 
 
+@pytest.mark.parametrize("shows_controls", [True, False])
+def test_without_tools_what_comes_behind_the_end_spoils_nothing(shows_controls: bool) -> None:
+    class Late(ScriptedEngine):
+        async def complete(self, *_: Any) -> AsyncGenerator[Piece, None]:
+            yield Piece("In ChatML a turn ends with <|im_end|>.")
+            if shows_controls:
+                raise ValueError("late")
+            yield Piece(finish_reason="stop")
+
+    engine = Late([""])
+    engine.capabilities = replace(engine.capabilities, shows_controls=shows_controls)
+    message, _ = complete(engine, tools=[])
+    assert message.content == "In ChatML a turn ends with " + "<|im_end|>." * (not shows_controls)
+    assert message.finish_reason == "stop"
+
+
 @pytest.mark.parametrize("again", ['{"loc":"Paris","n":3}', '{ "loc": "Paris", "n": 3 }'])
 @pytest.mark.parametrize("head", ["", f"{SECTION_BEGIN}<|tool_call_begin|>functions.w:0<|tool_call_argument_begin|>"])
 def test_an_open_call_that_is_told_again_in_another_spacing_is_one_call(again: str, head: str) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from abruzzi import Message, RequestError, SamplingParams, Tool, connect
 from abruzzi.chat import ChatRequest, Report, complete
+from abruzzi.engines.base import Capabilities
 from abruzzi.engines.connect import told
+from abruzzi.engines.refusal import Refused
+from abruzzi.engines.room import room
+from abruzzi.engines.vllm import VLLM as VLLM_API
+from abruzzi.protocol.prompt import raw_prompt
+from abruzzi.protocol.template import render_prompt
+from abruzzi.protocol.tokens import Tokenizer
 from tests.engines.test_odd_servers import VLLM, Answer, doctor, server
 
 OPENAI = {"data": [{"id": "kimi-k2", "owned_by": "somebody"}]}
@@ -110,7 +118,7 @@ def test_a_parameter_of_the_clients_that_is_refused_is_the_clients_fault() -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "context", "limit"), [(10, 4000, None), (1500, 4000, 4000 - 1500 - 8), (5000, 4000, 1)]
+    ("words", "context", "limit"), [(10, 4000, None), (1500, 4000, 4000 - 1500 - 64), (5000, 4000, 1)]
 )
 def test_a_long_prompt_is_counted_by_the_engine(words: int, context: int, limit: int | None) -> None:
     asked: list[Mapping[str, Any]] = []
@@ -135,3 +143,44 @@ def test_a_long_prompt_is_counted_by_the_engine(words: int, context: int, limit:
     markers = first["prompt"].count("<|")
     expected = context - len(first["prompt"].encode()) if limit is None else max(1, limit - markers)
     assert first["max_tokens"] == expected and second["max_tokens"] == 9
+
+
+@pytest.mark.parametrize("breaks", ["say <|im_end|> again and <|tool_calls_section_begin|> now ", "one two three "])
+def test_a_prompt_that_goes_out_as_text_is_counted_as_it_goes(breaks: str, shared: Path) -> None:
+    tokenizer = Tokenizer.from_folder(shared / "k2")
+    prompt = render_prompt([Message("user", breaks * 90)], variant="k2")
+    text, capabilities = (
+        str(prompt),
+        Capabilities("kimi-k2", prompt.variant, False, context_length=2400, counter=tokenizer),
+    )
+    ids = tokenizer.encode_prompt(raw_prompt(text, prompt.variant))
+    limit = room(prompt, text, VLLM_API, capabilities, by_id=False)
+    assert limit is not None and 2400 - len(ids) - limit == 64
+
+
+@pytest.mark.parametrize(
+    ("answer", "param"),
+    [
+        ({"error": {"message": "This account was told to stop"}}, None),
+        ({"error": {"message": "`stop` is not supported"}}, "stop"),
+        ({"error": {"message": "no", "param": "stop"}}, "stop"),
+        ({"detail": [{"loc": ["body", "stop"], "msg": "Input should be a string", "input": 2}]}, "stop"),
+        ({"detail": [{"loc": ["body", "prompt"], "msg": "we stop here"}]}, None),
+    ],
+)
+def test_whose_fault_a_refusal_is(answer: Any, param: str | None) -> None:
+    with server(lambda body: (422, answer) if "END" in (body.get("stop") or ()) else said("Hi.")) as url:
+        engine = connect(url)
+        with pytest.raises(RequestError if param else Refused) as caught:
+            ask(engine, params=SamplingParams(stop=("END",)))
+        assert getattr(caught.value, "param", None) == param
+        assert not param or url not in str(caught.value)
+
+
+def test_the_guards_own_temperature_is_not_the_clients_fault() -> None:
+    def picky(body: Mapping[str, Any]) -> Answer:
+        return refused("temperature") if body.get("temperature") == 0.8 else said('{"n": "one"}')
+
+    with server(picky) as url:
+        message, _ = ask(connect(url), tools=[COUNT], tool_choice="required", parallel_tool_calls=False)
+        assert [call.function.name for call in message.tool_calls] == ["count"]

@@ -107,7 +107,7 @@ class Api(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.is_loading:
             return self._answer(503, {"error": "Loading model"})
-        if self.path == "/v1/models" and DOES.get("asks_key"):
+        if (self.path == "/v1/models" and DOES.get("asks_key")) or self.path == DOES.get("asks_key"):
             return self._answer(401, {"error": "Unauthorized"})
         models = {"object": "list", "data": [{"id": DOES.get("model", "kimi-k2"), "max_model_len": 4096}]}
         self._answer(200, models if self.path == "/v1/models" else {})

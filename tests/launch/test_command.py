@@ -158,6 +158,7 @@ def test_keys_are_known_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("llama-server -m x --api-key sk-a,sk-b", ("sk-a", "sk-b")),
         ("python -m sglang.launch_server --model x --api-key sk-a", ("sk-a",)),
         ("srun --export=ALL,VLLM_API_KEY=sk-a,A=1 vllm serve x", ("sk-a",)),
+        ("mpirun -genv VLLM_API_KEY sk-a -np 2 vllm serve x", ("sk-a",)),
         ("apptainer exec --env A=1,VLLM_API_KEY=sk-a x.sif vllm serve x", ("sk-a",)),
     ):
         found, shown = keys(command)
@@ -175,6 +176,7 @@ def test_keys_are_known_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         "srun --export=A=1,HF_TOKEN=sk-1,sk-2 --x-token=sk-3 vllm serve x",
         "srun --export A=1,HF_TOKEN=sk-1 vllm serve x",
         "env VLLM_API_KEY=sk-1,sk=2 vllm serve x",
+        "llama-server -m x -hft sk-1",
     ],
 )
 def test_no_secret_is_shown(command: str) -> None:

@@ -66,6 +66,10 @@ def test_the_servers_command_asks_for_the_engines_key_as_the_launch_does(tmp_pat
     )
     out, _ = printed(tmp_path, "--insecure", *command)
     assert "\nABRUZZI_ENGINE_KEY=... abruzzi serve" in out
+    file = tmp_path / "key"
+    file.write_text("sk-file")
+    out, _ = printed(tmp_path, "--engine-key-file", str(file), "--no-grammar", *command)
+    assert out.endswith("--variant k2 --no-grammar\n")  # the key of the engine's own command counts
 
 
 def test_a_part_of_a_group(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -250,11 +251,13 @@ def test_launches_side_by_side_keep_their_engines_apart(tmp_path: Path) -> None:
         second.wait_for("vllm is ready: k2-b")
 
 
-def test_who_else_answers_on_the_engines_port_is_not_taken_for_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_loading", [False, True])
+def test_who_else_answers_on_the_engines_port_is_not_taken_for_it(tmp_path: Path, is_loading: bool) -> None:
     with launched(tmp_path, *VLLM, load=600) as one:
         port = int(one.engine["argv"][-1])
         assert port == one.port + 10_000
-        with ThreadingHTTPServer(("127.0.0.1", port), Api) as other:
+        api = type("Other", (Api,), {"is_loading": is_loading})
+        with ThreadingHTTPServer(("127.0.0.1", port), api) as other:
             threading.Thread(target=other.serve_forever, args=(0.05,), daemon=True).start()
             assert one.end() == 1
             other.shutdown()
@@ -262,8 +265,9 @@ def test_who_else_answers_on_the_engines_port_is_not_taken_for_it(tmp_path: Path
     assert f"what answers on port {port} isn't vllm: another process took it" in one.log
 
 
-def test_an_engine_that_asks_for_another_key_ends_the_launch(tmp_path: Path) -> None:
-    with launched(tmp_path, *VLLM, asks_key=True) as one:
+@pytest.mark.parametrize("where", [True, "/health"])
+def test_an_engine_that_asks_for_another_key_ends_the_launch(tmp_path: Path, where: Any) -> None:
+    with launched(tmp_path, *VLLM, asks_key=where) as one:
         assert one.end() == 1
         one.nothing_left()
     assert "/v1/models answered 401: give its key with --engine-key-file FILE" in one.log

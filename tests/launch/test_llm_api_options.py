@@ -175,9 +175,10 @@ def test_the_yaml_counts_before_flags(tmp_path: Path) -> None:
     assert read(["trtllm-serve", "kimi-k2", f"--config={file}"], checks_files=False).notes
 
 
-def test_a_k2_is_not_served_without_its_checkpoints_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spelled", ["false", "no", '"False"', '"off"', "0"])
+def test_a_k2_is_not_served_without_its_checkpoints_code(tmp_path: Path, spelled: str) -> None:
     file = tmp_path / "o.yaml"
-    file.write_text("max_seq_len: 4096\ntrust_remote_code: false\n")
+    file.write_text(f"max_seq_len: 4096\ntrust_remote_code: {spelled}\n")
     with pytest.raises(RequestError, match=r"o\.yaml:2: trust_remote_code can't be false: K2's checkpoint brings code"):
         read(["trtllm-serve", "kimi-k2", "--config", str(file)])
     other = read(["trtllm-serve", "Qwen/Qwen3-8B", "--trust_remote_code", "--config", str(file)])

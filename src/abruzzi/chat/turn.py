@@ -41,7 +41,7 @@ class Turn:
     def __init__(self, engine: Engine, request: ChatRequest) -> None:
         self.request = request
         self.variant = engine.capabilities.variant
-        self.asking = Asking(engine, request.params.stop)
+        self.asking = Asking(engine, request.params)
         schemas = Schemas(request.tools)
         self.tools = request.callable_tools()
         if request.output == "pythonic":
@@ -57,6 +57,7 @@ class Turn:
         is_guided = capabilities.constrains and not is_free and (most is None or len(self.tools) <= most)
         self.grammar = self._grammar() if is_guided else None
         self.constrains_within, self.continues = capabilities.constrains_within, capabilities.continues
+        self.shows_controls = capabilities.shows_controls
         self.guard = None if is_free else self._guard(schemas)
         if self.guard is not None:
             self._feed_begun(self.guard)
@@ -160,20 +161,26 @@ class Turn:
         """Without tools the model's text is what was asked for, markers and all, up to the turn's end; only its
         reasoning comes apart. Behind a prompt of the client's own all of it is text, for whatever that is to mean.
         """
-        parser = self._plain_parser() if self.request.prompt is None else None
+        # An engine that shows no control tokens spells them in its text, if it does, as text.
+        is_read = self.request.prompt is None and (self.shows_controls or self.variant.thinks)
+        parser = self._plain_parser() if is_read else None
         length, is_over = Length(), False
         prompt, params = self.prompt.going_on(self.begun), self.request.params
         # What was begun may end inside of a token.
         ask = self.asking.going_on(prompt, params) if self.begun else self.asking.texts(prompt, params)
-        async with contextlib.aclosing(ask) as texts:
-            async for text in texts:
-                events: list[Event] = [ContentDelta(text)] if parser is None else parser.feed(text)
-                is_over = parser is not None and parser.over
-                self.asking.unread = 0 if parser is None else parser.behind
-                yield self._with_logprobs(text, events)
-                length.add(text)
-                if length.is_endless or self.asking.unread > _BEHIND:  # else it may end by itself, as in `_ask`
-                    break
+        try:
+            async with contextlib.aclosing(ask) as texts:
+                async for text in texts:
+                    events: list[Event] = [ContentDelta(text)] if parser is None else parser.feed(text)
+                    is_over = parser is not None and parser.over
+                    self.asking.unread = 0 if parser is None else parser.behind
+                    yield self._with_logprobs(text, events)
+                    length.add(text)
+                    if length.is_endless or self.asking.unread > _BEHIND:  # else it may end by itself, as in `_ask`
+                        break
+        except EngineError:
+            if not is_over:
+                raise
         if parser is not None and not is_over:
             yield [*(event for event in parser.close() if not isinstance(event, Finish)), *self._late_logprobs()]
         cut = length.is_endless or self.asking.is_spent(self.request.params)

@@ -230,13 +230,17 @@ def _serve_command(context: click.Context, engine: Command, at: int, host: str, 
     words = ["abruzzi", "serve", "--engine", f"http://127.0.0.1:{at}/v1", "--host", host, "--port", str(port)]
     if engine.variant is not None:
         words += ["--variant", engine.variant.name]
-    names = {option.name: option.opts[0] for option in context.command.params if isinstance(option, click.Option)}
+    options = {option.name: option for option in context.command.params if isinstance(option, click.Option)}
     for name, value in context.params.items():
         if name in _OWN or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
-        if value is True:
-            words.append(names[name])
-        for one in value if isinstance(value, tuple) else () if value is True else (value,):
-            words += [names[name], "..." if name == "api_keys" else str(one)]
+        if name == "key_file" and engine.keys:
+            continue  # the command's own count
+        option = options[name]
+        if isinstance(value, bool):
+            words.append(option.opts[0] if value else option.secondary_opts[0])
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [option.opts[0], "..." if name == "api_keys" else str(one)]
     variables = ("ABRUZZI_API_KEYS=... " if lets_in else "") + ("ABRUZZI_ENGINE_KEY=... " if engine.keys else "")
     return variables + shlex.join(words)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -112,10 +114,23 @@ def serve_engine(
     server = Listener(create_app(engine, settings))
     if prepare is not None:
         prepare(server)
-    # What is loaded by now stays: the garbage collector needn't walk through it again and again beside the streams.
+    _settle_memory()
+    server.run(sockets=[listening])
+
+
+def _settle_memory() -> None:
+    """What is loaded by now stays: the garbage collector needn't walk through it again and again beside the streams."""
+    came: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    # What a signal's handler raises is lost where it comes inside of a `__del__`.
+    numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+    before = {one: signal.signal(one, lambda number, _: came.append(number)) for one in numbers}
     gc.collect()
     gc.freeze()
-    server.run(sockets=[listening])
+    for one, handler in before.items():
+        signal.signal(one, handler)
+    for number in came:
+        signal.raise_signal(number)
 
 
 def _say(settings: Settings, line: str, *, is_trouble: bool = False) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import fields, replace
 
@@ -29,12 +28,13 @@ _MAX_EMPTY = 10_000
 class Asking:
     """Asks an engine for completions and adds up what they cost."""
 
-    def __init__(self, engine: Engine, stops: Sequence[str] = ()) -> None:
-        """`stops` are the client's stop sequences: an engine that looks for them in the text gives no ids."""
+    def __init__(self, engine: Engine, own: SamplingParams | None = None) -> None:
+        """`own` are the client's: an engine that looks for stop sequences in the text gives no ids."""
         self._engine = engine
+        self._own = own or SamplingParams()
         tokenizer = engine.capabilities.tokenizer
         self._detokenizer = None if tokenizer is None else tokenizer.detokenizer()
-        self.by_id = tokenizer is not None and not stops
+        self.by_id = tokenizer is not None and not self._own.stop
         """Whether the texts are made of token ids: a control token comes by itself, as a `Control`."""
         self._heals = tokenizer is not None
         self.output: list[str] = []
@@ -118,8 +118,8 @@ class Asking:
             if self.end is None:
                 raise EngineError("the engine ended its output without a finish_reason")
         except Refused as error:
-            if named := _named(error, params):
-                raise RequestError(f"the engine takes no such {named}: {error}", named) from error
+            if named := _named(error, self._own):
+                raise RequestError(f"the engine refuses it: {error.said}", named) from error
             raise
         except AbruzziError:
             raise
@@ -197,7 +197,7 @@ def _named(error: Refused, params: SamplingParams) -> str | None:
     """The parameter, one of those that are set, of which a refusal speaks."""
     unset = SamplingParams()
     names = (one.name for one in fields(SamplingParams) if getattr(params, one.name) != getattr(unset, one.name))
-    return next((name for name in names if re.search(rf"\b{name}\b", str(error))), None)
+    return next((name for name in names if error.names(name)), None)
 
 
 def counter_of(capabilities: Capabilities) -> Tokenizer | None:

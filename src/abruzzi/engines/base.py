@@ -102,6 +102,8 @@ class Capabilities:
     """Whether it goes on behind what a prompt ends with. One that doesn't reads the prompt's conversation, and answers
     anew.
     """
+    shows_controls: bool = True
+    """Whether control tokens that the model writes may stand in its text."""
     most_tools: int | None = None
     """How many tools a grammar may have that it is given; None: any number."""
     context_length: int | None = None

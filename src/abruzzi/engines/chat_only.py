@@ -79,7 +79,7 @@ class ChatEngine(Remote):
         conversation = prompt.conversation
         if conversation is None:
             raise RequestError(
-                f"expected messages: {self.url} offers chat alone, and takes no prompt as it stands", "prompt"
+                "expected messages: the engine offers chat alone, and takes no prompt as it stands", "prompt"
             )
         asked = _DISPENSABLE if conversation.tools and conversation.tool_choice != "auto" else _DISPENSABLE[1:]
         known = {name for name in asked if time.monotonic() < self._refused.get(name, 0.0)}

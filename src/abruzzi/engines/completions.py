@@ -232,7 +232,8 @@ class CompletionsEngine(Remote):
                 params = replace(params, max_tokens=await room_counted(prompt, api, self.capabilities, asker))
         now = time.monotonic()
         without = {name for name, until in self._withheld.items() if now < until}
-        dispensable = {"logprobs"} if params.alternatives else set[str]()
+        # Where an output broke the guard asks for alternatives, at a temperature of its own.
+        dispensable = {"logprobs", "temperature"} if params.alternatives else set[str]()
         dispensable |= set() if api.is_known else {_DISPENSABLE}
         while True:
             begun = False
@@ -244,7 +245,7 @@ class CompletionsEngine(Remote):
                         yield piece
                 return
             except Refused as error:
-                named = {name for name in dispensable - without if name in str(error)}
+                named = {name for name in dispensable - without if error.names(name)}
                 if begun or not named:
                     raise
                 without |= named
@@ -263,6 +264,8 @@ class CompletionsEngine(Remote):
         fields = {**(self.ways.api.ids_out if by_id else {}), **held}
         if "logprobs" in without:
             params = replace(params, alternatives=0)
+        if "temperature" in without:
+            params = replace(params, temperature=None)
         if _DISPENSABLE in without:
             fields[_DISPENSABLE] = None
         make = partial(self._body, prompt, params, fields, by_id=by_id)
@@ -280,7 +283,7 @@ class CompletionsEngine(Remote):
         body: dict[str, Any] = {
             "model": self.capabilities.model,
             "prompt": counter.encode_prompt(prompt) if self._by_id and counter is not None else text,
-            "max_tokens": params.max_tokens or room(prompt, text, api, self.capabilities),
+            "max_tokens": params.max_tokens or room(prompt, text, api, self.capabilities, by_id=self._by_id),
             "temperature": params.temperature,
             "top_p": params.top_p,
             "seed": params.seed,

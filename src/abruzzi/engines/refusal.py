@@ -28,6 +28,22 @@ class Refused(EngineError):
 
     code = "engine_refused"
 
+    def __init__(self, told: str, said: str = "", param: str | None = None) -> None:
+        """`said`: the engine's own words; `param`: the parameter that it names beside them."""
+        super().__init__(told)
+        self.said, self._param = said, param
+
+    def names(self, parameter: str) -> bool:
+        """Whether it speaks of this parameter. Some are words that come in any sentence."""
+        if self._param is not None:
+            return self._param.rpartition(".")[2] == parameter
+        spelled = (
+            rf"[`'\"]{parameter}[`'\"]|\b{parameter}\b *[:=]"
+            rf"|\b(?:parameter|argument|field)s?\b[^.]{{0,20}}\b{parameter}\b"
+        )
+        loose = rf"\b{parameter}\b" if "_" in parameter or parameter == "logprobs" else spelled
+        return re.search(loose, self.said) is not None or re.search(spelled, self.said) is not None
+
 
 class Failed(EngineError):
     """The engine is there, and failed at this request. Whose fault that is, another engine or another request tells."""
@@ -40,13 +56,13 @@ def refusal(url: str, status: int, body: str, retry_after: str = "", location: s
     """What an answer that isn't 200 comes to. `retry_after`, `location`: its headers of these names."""
     if location and 300 <= status < 400:
         return Failed(redirect(url, status, location))
-    message, code = _told(body)
+    message, code, param = _told(body)
     said = message[:_SHOWN]
     told = f"{url} answered {status}: {said}"
     if status in (400, 413, 422):
         if _TOO_LONG.search(f"{message} {code}"):
             return PromptTooLong(f"the conversation doesn't fit the engine: {said}")
-        return Refused(told)
+        return Refused(told, said, param)
     if status in (429, 503):
         return EngineUnavailable(told, seconds_of(retry_after))
     if status in (408, 504):
@@ -90,17 +106,26 @@ def words(body: str) -> str:
     return _told(body)[0][:_SHOWN]
 
 
-def _told(body: str) -> tuple[str, str]:
-    """The message and what kind of error it is, in any of the shapes that engines use: OpenAI's object, a string in its
-    place, TensorRT-LLM's flat one, FastAPI's `detail`, which holds what was asked beside what is wrong with it.
+def _told(body: str) -> tuple[str, str, str | None]:
+    """The message, what kind of error it is, and the parameter that it names, in any of the shapes that engines use:
+    OpenAI's object, a string in its place, TensorRT-LLM's flat one, FastAPI's `detail`, which holds what was asked
+    beside what is wrong with it.
     """
     try:
         error: Any = json.loads(body)
         error = error.get("error") or error.get("detail") or error
         if isinstance(error, list):
-            return "; ".join(str(one["msg"]) for one in error), ""
+            return "; ".join(f"{_place(one)}{one['msg']}" for one in error), "", None
         if isinstance(error, str):
-            return error, ""
-        return str(error.get("message", body)), f"{error.get('code')} {error.get('type')}"
+            return error, "", None
+        param = error.get("param")
+        kind = f"{error.get('code')} {error.get('type')}"
+        return str(error.get("message", body)), kind, param if isinstance(param, str) and param else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return body, ""
+        return body, "", None
+
+
+def _place(error: Any) -> str:
+    """Of FastAPI's, behind what is wrong: `("body", "top_k")`."""
+    place = error.get("loc")
+    return f"{place[-1]}: " if isinstance(place, list) and place else ""

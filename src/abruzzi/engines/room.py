@@ -7,19 +7,19 @@ import asyncio
 from abruzzi.engines.api import Api
 from abruzzi.engines.base import Capabilities
 from abruzzi.engines.ways import Asker
-from abruzzi.protocol.prompt import Prompt
+from abruzzi.protocol.prompt import Prompt, raw_prompt
 
 # The limit where the context isn't known: engines that are asked for none stop at 16 tokens, as the first of OpenAI's.
 _MAX_TOKENS = 4096
 # Where the prompt's length is a guess.
 _LEAST_TOKENS = 256
-# What an engine may put before a prompt by itself.
-_SPARE = 8
+# What an engine may put before a prompt by itself, or keep for tokens that it guesses ahead.
+_SPARE = 64
 
 
-def room(prompt: Prompt, text: str, api: Api, capabilities: Capabilities) -> int | None:
+def room(prompt: Prompt, text: str, api: Api, capabilities: Capabilities, *, by_id: bool) -> int | None:
     """The limit: of a short prompt at least half of the context. Engines refuse one that goes beyond it. None for an
-    engine that sees to that by itself. `text`: the prompt's.
+    engine that sees to that by itself. `text`: the prompt's; `by_id`: whether it goes out as ids all the same.
     """
     context, counter = capabilities.context_length, capabilities.counter
     if api.unlimited:
@@ -30,7 +30,8 @@ def room(prompt: Prompt, text: str, api: Api, capabilities: Capabilities) -> int
     if 2 * most <= context:
         return context - most
     if counter is not None:
-        return max(1, context - counter.count(prompt))
+        sent = prompt if by_id else raw_prompt(text, prompt.variant)
+        return max(1, context - counter.count(sent) - _SPARE)
     # Two bytes a token is little: of English it is four.
     return max(_LEAST_TOKENS, min(_MAX_TOKENS, context - most // 2))
 

@@ -110,7 +110,7 @@ class ChatCompletions(Dialect):
             answers=fields.integer("n", 1, MAX_ANSWERS) or 1,
             model=fields.string("model") or model,
             ignored=unknown(fields, READ),
-            places={"output": "tool_format"},
+            places={"output": "tool_format", "max_tokens": _limit(body), "logprobs": "top_logprobs"},
         )
 
     @staticmethod
@@ -145,6 +145,11 @@ def answer_schema(wanted: Fields) -> Mapping[str, Any]:
         check_strict(schema.value, wanted.at("schema"))
     compile(schema.value, name=wanted.string("name") or "the answer", where=wanted.at("schema"))
     return schema.value
+
+
+def _limit(body: Mapping[str, Any]) -> str:
+    """The name under which the body has its limit."""
+    return "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
 
 
 def _output(value: Any) -> Any:

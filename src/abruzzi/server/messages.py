@@ -62,7 +62,7 @@ class Messages(Dialect):
             Encoder(model, bare=not fields.boolean("abruzzi", default=True)),
             stream=fields.boolean("stream", default=False),
             model=fields.string("model") or model,
-            places={"begun": _last(fields)},
+            places={"begun": _last(fields), "stop": "stop_sequences"},
         )
 
     @staticmethod

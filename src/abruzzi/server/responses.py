@@ -107,7 +107,8 @@ class Responses(Dialect):
             keep=kept if stores else lambda _: None,
         )
         stream = fields.boolean("stream", default=False)
-        return Call(request, encoder, stream=stream, model=fields.string("model") or model)
+        places = {"max_tokens": "max_output_tokens"}
+        return Call(request, encoder, stream=stream, model=fields.string("model") or model, places=places)
 
     @staticmethod
     def read_tools(values: Sequence[Any]) -> Declared:

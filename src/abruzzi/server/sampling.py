@@ -14,8 +14,8 @@ _MAX_SEED = 2**63 - 1
 MAX_TOKENS = 2**63 - 1
 _MAX_TOP_K = 2**31 - 1
 _MAX_PENALTY = 2
-# Engines divide logits by it, in numbers of 32 bits: what is smaller becomes 0 there, or has them overflow.
-_LEAST_REPETITION = 1e-30
+# Engines divide logits by it, in numbers of 32 bits, which must not overflow.
+_LEAST_REPETITION = 1e-3
 _MAX_BIAS = 100
 # OpenAI takes 300.
 _MAX_BIASES = 1024

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 # What a secret's option or variable ends in; tokens are counted.
-_SECRET = re.compile(r"(?:^|[-_])(?:(?:api_?key|key|password|secret)s?|token)", re.IGNORECASE)
+_SECRET = re.compile(r"(?:^|[-_])(?:(?:api_?key|key|password|secret)s?|token|hft)", re.IGNORECASE)
 
 
 def is_secret(name: str) -> bool:

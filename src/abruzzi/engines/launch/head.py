@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 
 from abruzzi.engines.launch.arguments import is_secret
 
 # Options of srun, apptainer and their like, whose value is a list of variables with commas between them.
 _LISTS = ("--env", "--export")
+_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 def variable(head: Sequence[str], name: str) -> str | None:
     """What a variable is set to for the engine; the last counts."""
-    found = None
+    # `-genv NAME VALUE` of Hydra's.
+    found = next((value for key, value in reversed(list(itertools.pairwise(head))) if key == name), None)
     for _, settings in _read(head):
         for setting in settings:
             key, equals, value = setting.partition("=")
@@ -23,7 +27,11 @@ def variable(head: Sequence[str], name: str) -> str | None:
 
 def masked(head: Sequence[str]) -> list[str]:
     """The words with what is secret by its name made unreadable."""
-    return [before + ",".join(_masked(settings)) for before, settings in _read(head)]
+    words = [before + ",".join(_masked(settings)) for before, settings in _read(head)]
+    return [
+        "..." if _NAME.fullmatch(before) and is_secret(before) else word
+        for before, word in zip(("", *head), words, strict=False)
+    ]
 
 
 def _read(head: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

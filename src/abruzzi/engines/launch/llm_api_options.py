@@ -29,7 +29,10 @@ LLGUIDANCE = (
     " bytes, of which K2 has two): take xgrammar"
 )
 _DIGITS = re.compile(r"[+-]?\d+(?:_\d+)*(?:\.0*)?", re.ASCII)
-_BOOLEANS = frozenset(("true", "false", "yes", "no", "on", "off", "y", "n", "t", "f", "1", "0"))
+_BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "y", "t", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "n", "f", "0"), False),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +120,9 @@ def _faults(loader: yaml.SafeLoader, node: yaml.MappingNode, place: str, is_k2: 
         read = _read(loader, value)
         if not _fits(read, kind):
             yield line, f"expected {_expected(kind)} for {name}, got {_shown(read)}"
-        elif name == "skip_tokenizer_init" and read in (True, "true"):
+        elif name == "skip_tokenizer_init" and _truth(read) is True:
             yield line, f"{name} can't stay: {NO_TEXT}"
-        elif name == "trust_remote_code" and is_k2 and read in (False, "false"):
+        elif name == "trust_remote_code" and is_k2 and _truth(read) is False:
             yield line, f"{name} can't be false: K2's checkpoint brings code of its own, and what stands here counts"
 
 
@@ -144,8 +147,15 @@ def _fits(value: Any, kind: Kind) -> bool:
     return _FITTING[kind.type](value)
 
 
+def _truth(value: Any) -> bool | None:
+    """As pydantic reads a boolean; None for what is none."""
+    if isinstance(value, str):
+        return _BOOLEANS.get(value.lower())
+    return bool(value) if isinstance(value, bool) or value in (0, 1) else None
+
+
 def _is_boolean(value: Any) -> bool:
-    return isinstance(value, bool) or value in (0, 1) or (isinstance(value, str) and value.lower() in _BOOLEANS)
+    return _truth(value) is not None
 
 
 def _is_number(value: Any) -> bool:
@@ -201,7 +211,7 @@ def _notes(entries: Mapping[str, Any]) -> Iterator[str]:
     """What the keys that matter mean, a line each."""
     if "cuda_graph_config" in entries:
         yield f"cuda_graph_config: {_graphs(entries['cuda_graph_config'])}"
-    if entries.get("enable_attention_dp") in (True, "true"):
+    if _truth(entries.get("enable_attention_dp")) is True:
         yield (
             "enable_attention_dp: each GPU attends to requests of its own, and max_batch_size is a GPU's: more tokens"
             " in all, slower for a single request"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
-import os
 import socket
-import tempfile
+import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from abruzzi.protocol.errors import EngineUnavailable
 
@@ -26,7 +23,7 @@ _TRIES = 1000
 @contextlib.contextmanager
 def engine_port(ours: int) -> Iterator[int]:
     """A port for the engine behind a server on `ours`, 0 where that isn't known. No other launch on this machine is
-    given it until the `with` block is left, or this process ends. Raises EngineUnavailable.
+    given it until the `with` block is left, or this process ends (Linux). Raises EngineUnavailable.
     """
     for port in _candidates(ours):
         with contextlib.ExitStack() as held:
@@ -42,25 +39,17 @@ def _candidates(ours: int) -> Iterable[int]:
 
 
 def _is_held(port: int, held: contextlib.ExitStack) -> bool:
-    """Whether no other launch holds it; this one does then, where there is a folder for its lock."""
+    """Whether no other launch holds it; this one does then. By a name of Linux's own, which no folder, user or mask
+    stands behind, and which is gone with the process.
+    """
+    if sys.platform != "linux":
+        return True
+    name = held.enter_context(socket.socket(socket.AF_UNIX))
     try:
-        lock = _opened(Path(tempfile.gettempdir()) / f"abruzzi-engine-{port}.lock")
-        held.callback(os.close, lock)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        name.bind(f"\0abruzzi-engine-{port}")
     except OSError:
-        pass
+        return False
     return True
-
-
-def _opened(path: Path) -> int:
-    """The file stays there for the next launch, which may be another user's: it is read at most."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        return os.open(path, flags)
-    except FileNotFoundError:
-        return os.open(path, flags | os.O_CREAT, 0o644)
 
 
 def _is_free(port: int) -> bool:

@@ -43,13 +43,18 @@ def wait_until_ready(
                 f"{said_by(child)}"
             )
         tick(elapsed, reason)
-        reason = _trouble(port)
-        if not reason:
+        status = _health(port)
+        if isinstance(status, str):
+            reason = f"GET /health: {status}"
+        else:
             if descends and child.listens_at(port) is False:
                 raise EngineUnavailable(
                     f"what answers on port {port} isn't {name}: another process took it while that was loading; launch"
                     " it again"
                 )
+            reason = f"GET /health answers {status}"
+        # A server without that path is asked for its models, and one that lets nobody in says so there.
+        if status in (200, 404, 401, 403):
             try:
                 found = served(f"http://127.0.0.1:{port}/v1", None, key)
             except KeyRefused:
@@ -68,14 +73,12 @@ def said_by(child: Child) -> str:
     return "; it said last:" + "".join(f"\n    {line}" for line in lines) if lines else "; it said nothing"
 
 
-def _trouble(port: int) -> str:
-    """Why the engine isn't well, in words; nothing where it is."""
+def _health(port: int) -> int | str:
+    """The status that the engine answers with, or why there is none."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
     with contextlib.closing(connection):
         try:
             connection.request("GET", "/health")
-            status = connection.getresponse().status
+            return connection.getresponse().status
         except (OSError, http.client.HTTPException) as error:
-            return f"GET /health: {getattr(error, 'strerror', None) or error or type(error).__name__}"
-    # A server without that path is asked for its models.
-    return "" if status in (200, 404) else f"GET /health answers {status}"
+            return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -95,6 +95,7 @@ class LocalEngine:
             variant=tokenizer.variant,
             constrains=True,
             constrains_within=True,
+            shows_controls=False,
             context_length=min(tokenizer.context_length, _CACHE),
             counter=Counter(tokenizer),
         )

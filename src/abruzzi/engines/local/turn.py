@@ -23,6 +23,7 @@ from abruzzi.protocol.errors import EngineError
 
 # Alternatives asked for with each token. They cost nothing measurable.
 _ALTERNATIVES = 40
+_LEAST_TEMPERATURE = 1e-6
 # From so many on, reading forced tokens as a prompt is faster than generating them.
 _FORCED = 2
 # Added to the logits of tokens of which one is to come; the client's own bias, of at most 100, still tells which.
@@ -132,6 +133,8 @@ class Turn:
 
     def _request(self, count: int, options: Mapping[str, Any]) -> dict[str, Any]:
         params, temperature = self.params, self.params.temperature or 0.0
+        if temperature < _LEAST_TEMPERATURE:  # by which llama.cpp divides, in 32 bits
+            temperature = 0.0
         request = {
             "prompt": self.ids,
             "n_predict": count,
