@@ -165,6 +165,10 @@ def test_a_prompt_that_goes_out_as_text_is_counted_as_it_goes(breaks: str, share
         ({"error": {"message": "`stop` is not supported"}}, "stop"),
         ({"error": {"message": "no", "param": "stop"}}, "stop"),
         ({"detail": [{"loc": ["body", "stop"], "msg": "Input should be a string", "input": 2}]}, "stop"),
+        (
+            {"detail": [{"loc": ["body", "stop", "str"], "msg": "no"}, {"loc": ["body", "stop", 0], "msg": "no"}]},
+            "stop",
+        ),
         ({"detail": [{"loc": ["body", "prompt"], "msg": "we stop here"}]}, None),
     ],
 )

@@ -159,6 +159,7 @@ def test_keys_are_known_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("python -m sglang.launch_server --model x --api-key sk-a", ("sk-a",)),
         ("srun --export=ALL,VLLM_API_KEY=sk-a,A=1 vllm serve x", ("sk-a",)),
         ("mpirun -genv VLLM_API_KEY sk-a -np 2 vllm serve x", ("sk-a",)),
+        ("env VLLM_API_KEY=sk-a mpirun -x VLLM_API_KEY -np 2 vllm serve x", ("sk-a",)),
         ("apptainer exec --env A=1,VLLM_API_KEY=sk-a x.sif vllm serve x", ("sk-a",)),
     ):
         found, shown = keys(command)

@@ -118,7 +118,7 @@ class Asking:
             if self.end is None:
                 raise EngineError("the engine ended its output without a finish_reason")
         except Refused as error:
-            if named := _named(error, self._own):
+            if named := _named(error, self._own, params):
                 raise RequestError(f"the engine refuses it: {error.said}", named) from error
             raise
         except AbruzziError:
@@ -193,10 +193,14 @@ class Asking:
         return None if self.end is None else self.end.stop
 
 
-def _named(error: Refused, params: SamplingParams) -> str | None:
-    """The parameter, one of those that are set, of which a refusal speaks."""
+def _named(error: Refused, params: SamplingParams, sent: SamplingParams) -> str | None:
+    """The parameter, one of those that are set and were sent like that, of which a refusal speaks."""
     unset = SamplingParams()
-    names = (one.name for one in fields(SamplingParams) if getattr(params, one.name) != getattr(unset, one.name))
+    names = (
+        one.name
+        for one in fields(SamplingParams)
+        if getattr(unset, one.name) != getattr(params, one.name) == getattr(sent, one.name)
+    )
     return next((name for name in names if error.names(name)), None)
 
 

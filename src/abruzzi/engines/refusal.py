@@ -34,15 +34,16 @@ class Refused(EngineError):
         self.said, self._param = said, param
 
     def names(self, parameter: str) -> bool:
-        """Whether it speaks of this parameter. Some are words that come in any sentence."""
+        """Whether it speaks of this parameter; `stop` is a word that comes in any sentence."""
         if self._param is not None:
-            return self._param.rpartition(".")[2] == parameter
+            return parameter in re.split(r"[.\[\]]", self._param)
+        if parameter != "stop":
+            return re.search(rf"\b{parameter}\b", self.said, re.IGNORECASE) is not None
         spelled = (
             rf"[`'\"]{parameter}[`'\"]|\b{parameter}\b *[:=]"
             rf"|\b(?:parameter|argument|field)s?\b[^.]{{0,20}}\b{parameter}\b"
         )
-        loose = rf"\b{parameter}\b" if "_" in parameter or parameter == "logprobs" else spelled
-        return re.search(loose, self.said) is not None or re.search(spelled, self.said) is not None
+        return re.search(spelled, self.said) is not None
 
 
 class Failed(EngineError):
@@ -128,4 +129,6 @@ def _told(body: str) -> tuple[str, str, str | None]:
 def _place(error: Any) -> str:
     """Of FastAPI's, behind what is wrong: `("body", "top_k")`."""
     place = error.get("loc")
-    return f"{place[-1]}: " if isinstance(place, list) and place else ""
+    if not isinstance(place, list):
+        return ""
+    return "".join(f"{one}: " for one in place if one != "body")

@@ -31,7 +31,7 @@ def room(prompt: Prompt, text: str, api: Api, capabilities: Capabilities, *, by_
         return context - most
     if counter is not None:
         sent = prompt if by_id else raw_prompt(text, prompt.variant)
-        return max(1, context - counter.count(sent) - _SPARE)
+        return _left(context - counter.count(sent))
     # Two bytes a token is little: of English it is four.
     return max(_LEAST_TOKENS, min(_MAX_TOKENS, context - most // 2))
 
@@ -53,4 +53,9 @@ async def room_counted(prompt: Prompt, api: Api, capabilities: Capabilities, ask
     path, body = tokenize(capabilities.model, await asyncio.to_thread(str, prompt))
     _, told = await asker.post(path, body)
     ids = told.get("tokens") if isinstance(told, dict) else None
-    return max(1, context - len(ids) - _SPARE) if isinstance(ids, list) else None
+    return _left(context - len(ids)) if isinstance(ids, list) else None
+
+
+def _left(tokens: int) -> int:
+    """Of what a prompt leaves, so many."""
+    return max(1, tokens - min(_SPARE, tokens // 2))

@@ -110,7 +110,11 @@ class ChatCompletions(Dialect):
             answers=fields.integer("n", 1, MAX_ANSWERS) or 1,
             model=fields.string("model") or model,
             ignored=unknown(fields, READ),
-            places={"output": "tool_format", "max_tokens": _limit(body), "logprobs": "top_logprobs"},
+            places={
+                "output": "tool_format",
+                "max_tokens": _limit(body),
+                "logprobs": "top_logprobs" if body.get("top_logprobs") else "logprobs",
+            },
         )
 
     @staticmethod

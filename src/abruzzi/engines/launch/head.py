@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Iterator, Sequence
 
 from abruzzi.engines.launch.arguments import is_secret
 
 # Options of srun, apptainer and their like, whose value is a list of variables with commas between them.
 _LISTS = ("--env", "--export")
-_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+# Options of Hydra's, behind which stand a variable's name and its value.
+_PAIRS = frozenset(("-env", "-genv", "--genv"))
 
 
 def variable(head: Sequence[str], name: str) -> str | None:
     """What a variable is set to for the engine; the last counts."""
-    # `-genv NAME VALUE` of Hydra's.
-    found = next((value for key, value in reversed(list(itertools.pairwise(head))) if key == name), None)
+    found = None
+    for option, key, value in zip(head, head[1:], head[2:], strict=False):
+        if option in _PAIRS and key == name:
+            found = value
     for _, settings in _read(head):
         for setting in settings:
             key, equals, value = setting.partition("=")
@@ -29,8 +30,8 @@ def masked(head: Sequence[str]) -> list[str]:
     """The words with what is secret by its name made unreadable."""
     words = [before + ",".join(_masked(settings)) for before, settings in _read(head)]
     return [
-        "..." if _NAME.fullmatch(before) and is_secret(before) else word
-        for before, word in zip(("", *head), words, strict=False)
+        "..." if option in _PAIRS and is_secret(name) else word
+        for option, name, word in zip(("", "", *head), ("", *head), words, strict=False)
     ]
 
 

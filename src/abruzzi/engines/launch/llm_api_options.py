@@ -233,6 +233,6 @@ def _graphs(config: Any) -> str:
         return "off, so that the CPU starts each kernel of each token: slower where few requests run at once"
     sizes = config.get("batch_sizes") or []
     most = max(map(float, sizes)) if sizes else config.get("max_batch_size") or 128
-    padded = "; others are padded to the next of them" if config.get("enable_padding") else ""
+    padded = "; others are padded to the next of them" if _truth(config.get("enable_padding")) else ""
     which = f"{len(sizes)} batch sizes" if sizes else "batch sizes"
     return f"tokens are made by CUDA graphs for {which} up to {float(most):g}{padded}; a larger batch goes without"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import socket
 import sys
@@ -47,8 +48,8 @@ def _is_held(port: int, held: contextlib.ExitStack) -> bool:
     name = held.enter_context(socket.socket(socket.AF_UNIX))
     try:
         name.bind(f"\0abruzzi-engine-{port}")
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
     return True
 
 
