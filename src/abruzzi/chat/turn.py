@@ -10,7 +10,7 @@ from dataclasses import replace
 from abruzzi.chat.report import Report
 from abruzzi.chat.request import ChatRequest
 from abruzzi.engines.asking import Asking
-from abruzzi.engines.base import Engine, SamplingParams
+from abruzzi.engines.base import ALTERNATIVES, Engine, SamplingParams
 from abruzzi.guide import pythonic
 from abruzzi.guide.endless import Length
 from abruzzi.guide.grammar import Grammar
@@ -27,8 +27,6 @@ from abruzzi.protocol.template import begun_turn, render_prompt
 
 # An engine that brought nothing new is asked for something else, and for what else it might have written.
 _RETRY_TEMPERATURE = 0.8
-# OpenAI's limit; engines have one of their own, of at least that.
-_ALTERNATIVES = 5
 # Characters that an engine may write when no more are wanted: the end of the section and of the turn.
 _BEHIND = 64
 _ASK_JSON = "Answer with one JSON object that follows this JSON Schema, and nothing else: "
@@ -287,7 +285,7 @@ class Turn:
             params,
             temperature=max(params.temperature or 0.0, _RETRY_TEMPERATURE),
             seed=None if params.seed is None else params.seed + self.patience.resumes,
-            alternatives=_ALTERNATIVES,
+            alternatives=ALTERNATIVES,
         )
 
     def _give_up(self, guard: Guard, broken: Problem) -> Sequence[Event]:

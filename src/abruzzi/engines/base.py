@@ -15,6 +15,9 @@ from abruzzi.protocol.prompt import Prompt
 from abruzzi.protocol.tokens import Tokenizer
 from abruzzi.protocol.variants import Variant
 
+ALTERNATIVES = 5
+"""As many as the guard asks for where an output broke: OpenAI's limit. Some engines offer fewer."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:

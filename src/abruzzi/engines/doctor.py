@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from abruzzi.engines.base import ALTERNATIVES
 from abruzzi.engines.http import BrokenOff, Silence, Unreachable
 from abruzzi.engines.llamacpp import LLAMACPP
 from abruzzi.engines.sglang import SGLANG
@@ -37,8 +38,6 @@ _RUNNING = {
 _WORDS = "one two three four five six seven eight nine ten "
 _LONG = _WORDS * 40
 _ABORT_SECONDS = 3.0
-# As many as the guard asks for.
-_ALTERNATIVES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +224,7 @@ async def _cache(asker: Asker, ways: Ways) -> Finding:
 
 
 async def _logprobs(asker: Asker, ways: Ways) -> Finding:
-    _, got = await asker.complete(ways.api, "Hello", max_tokens=1, logprobs=_ALTERNATIVES)
+    _, got = await asker.complete(ways.api, "Hello", max_tokens=1, logprobs=ALTERNATIVES)
     if isinstance(got, dict) and got.get("logprobs"):
         return Finding("logprobs", "given", "good", "where an output breaks, what else might have come is tried first")
     return Finding("logprobs", "not given", "fair", "where an output breaks it is drawn again")
