@@ -49,6 +49,7 @@ def run(base_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ([], RAW),
         (["--specify_output_format", "false"], RAW),
+        (["--specify_output_format"], PYTHONIC.replace("beijing", "shanghai").replace("Sunny", "Cloudy")),
         (["--specify_output_format", "--prompt", BEIJING], PYTHONIC),
         (["--specify_output_format", "true", "--prompt", BEIJING, "--model", "kimi"], PYTHONIC),
     ],
