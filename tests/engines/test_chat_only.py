@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -328,6 +329,26 @@ def test_a_host_is_asked_without_what_it_does_not_take(field: str, status: int) 
         asyncio.run(twice(url))
     tries = {"tool_choice": [True, False, False], "stream_options": [True, True, False, False]}
     assert [field in one for one in asked] == tries[field]
+
+
+@pytest.mark.parametrize("own", [None, 0.6])
+def test_a_host_that_takes_one_temperature_alone_is_asked_again_at_the_clients(own: float | None) -> None:
+    request = replace(ASK, params=SamplingParams(temperature=own), tool_choice="required")
+
+    def reply(self: Any, well: int, body: bytes) -> None:
+        refused = self.asked[-1].get("temperature") == 0.8
+        Chats.reply(self, 400 if refused else well, b"{}" if refused else body)
+
+    async def work(url: str) -> None:
+        engine = engine_at(url)
+        message, _ = await chat.complete(engine, request)
+        assert [call.function.name for call in message.tool_calls]
+        await engine.aclose()
+
+    with host(call('{"location": 5}'), reply=reply) as (url, asked):
+        asyncio.run(work(url))
+    told = [one.get("temperature") for one in asked]
+    assert told.count(0.8) == 1 and set(told) == {own, 0.8}
 
 
 @pytest.mark.parametrize("status", [400, 404])

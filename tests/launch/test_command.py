@@ -178,6 +178,7 @@ def test_keys_are_known_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         "srun --export A=1,HF_TOKEN=sk-1 vllm serve x",
         "env VLLM_API_KEY=sk-1,sk=2 vllm serve x",
         "llama-server -m x -hft sk-1",
+        "mpirun -x 'A=1;HF_TOKEN=sk-1;B=2' vllm serve x",
     ],
 )
 def test_no_secret_is_shown(command: str) -> None:

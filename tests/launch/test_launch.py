@@ -265,6 +265,16 @@ def test_who_else_answers_on_the_engines_port_is_not_taken_for_it(tmp_path: Path
     assert f"what answers on port {port} isn't vllm: another process took it" in one.log
 
 
+def test_a_mute_process_on_the_engines_port_is_not_waited_for(tmp_path: Path) -> None:
+    with launched(tmp_path, *VLLM, load=600) as one:
+        port = int(one.engine["argv"][-1])
+        with socket.create_server(("127.0.0.1", port)) as other:
+            threading.Thread(target=lambda: other.accept()[0].close(), daemon=True).start()
+            assert one.end() == 1
+        one.nothing_left()
+    assert f"what answers on port {port} isn't vllm" in one.log
+
+
 @pytest.mark.parametrize("where", [True, "/health"])
 def test_an_engine_that_asks_for_another_key_ends_the_launch(tmp_path: Path, where: Any) -> None:
     with launched(tmp_path, *VLLM, asks_key=where) as one:

@@ -27,6 +27,8 @@ from abruzzi.protocol.template import begun_turn, render_prompt
 
 # An engine that brought nothing new is asked for something else, and for what else it might have written.
 _RETRY_TEMPERATURE = 0.8
+# Engines hold a seed in 64 bits.
+_SEEDS = 2**63
 # Characters that an engine may write when no more are wanted: the end of the section and of the turn.
 _BEHIND = 64
 _ASK_JSON = "Answer with one JSON object that follows this JSON Schema, and nothing else: "
@@ -283,9 +285,9 @@ class Turn:
             return params
         return replace(
             params,
-            temperature=max(params.temperature or 0.0, _RETRY_TEMPERATURE),
-            seed=None if params.seed is None else params.seed + self.patience.resumes,
+            seed=None if params.seed is None else (params.seed + self.patience.resumes) % _SEEDS,
             alternatives=ALTERNATIVES,
+            least_temperature=_RETRY_TEMPERATURE,
         )
 
     def _give_up(self, guard: Guard, broken: Problem) -> Sequence[Event]:

@@ -195,13 +195,12 @@ class Asking:
 
 def _named(error: Refused, params: SamplingParams, sent: SamplingParams) -> str | None:
     """The parameter, one of those that are set and were sent like that, of which a refusal speaks."""
-    unset = SamplingParams()
-    names = (
-        one.name
-        for one in fields(SamplingParams)
-        if getattr(unset, one.name) != getattr(params, one.name) == getattr(sent, one.name)
-    )
-    return next((name for name in names if error.names(name)), None)
+    unset, sent = SamplingParams(), replace(sent, temperature=sent.heat)
+    for one in fields(SamplingParams):
+        value = getattr(params, one.name)
+        if getattr(unset, one.name) != value == getattr(sent, one.name) and error.names(one.name):
+            return one.name
+    return None
 
 
 def counter_of(capabilities: Capabilities) -> Tokenizer | None:

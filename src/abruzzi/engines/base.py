@@ -42,8 +42,10 @@ class SamplingParams:
     """Ids of tokens, and what is added to the logit of each: -100 to 100."""
     logprobs: int | None = None
     """How many alternatives to offer with each token, where the engine can."""
+    # What an engine that refuses it does without.
     alternatives: int = 0
-    """The same, of which an engine that won't does without."""
+    """As `logprobs`: so many at least."""
+    least_temperature: float = 0.0
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -53,6 +55,11 @@ class SamplingParams:
     def offered(self) -> int | None:
         """How many alternatives to offer with each token in all; None where its likelihood isn't asked for, either."""
         return max(self.logprobs or 0, self.alternatives) if self.alternatives else self.logprobs
+
+    @property
+    def heat(self) -> float | None:
+        """The temperature in all."""
+        return max(self.temperature or 0.0, self.least_temperature) if self.least_temperature else self.temperature
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ class ChatEngine(Remote):
                 "expected messages: the engine offers chat alone, and takes no prompt as it stands", "prompt"
             )
         asked = _DISPENSABLE if conversation.tools and conversation.tool_choice != "auto" else _DISPENSABLE[1:]
+        if params.least_temperature:
+            asked = ("temperature", *asked)
         known = {name for name in asked if time.monotonic() < self._refused.get(name, 0.0)}
         dispensable = [name for name in asked if name not in known]
         for count in range(len(dispensable) + 1):
@@ -129,7 +131,7 @@ class ChatEngine(Remote):
             "tool_choice": _choice(conversation) if tools and conversation.tool_choice != "auto" else None,
             "parallel_tool_calls": False if is_single else None,
             "max_tokens": params.max_tokens,
-            "temperature": params.temperature,
+            "temperature": params.temperature if "temperature" in without else params.heat,
             "top_p": params.top_p,
             "seed": params.seed,
             "frequency_penalty": params.frequency_penalty,
@@ -144,7 +146,7 @@ class ChatEngine(Remote):
             "stream_options": {"include_usage": True},
             **(_NO_THINKING if row.thinks and conversation.thinking is False else {}),
         }
-        return encoded({name: value for name, value in body.items() if name not in without})
+        return encoded({name: value for name, value in body.items() if name not in without or name == "temperature"})
 
 
 def _message(message: Message, row: Variant) -> dict[str, Any]:

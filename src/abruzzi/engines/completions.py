@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -34,8 +34,6 @@ from abruzzi.protocol.variants import Variant
 
 logger = logging.getLogger(__name__)
 
-# What servers that are no engine that is known may refuse, and an answer can be had without.
-_DISPENSABLE = "stream_options"
 # Of a grammar: its tools, and bytes. The engine compiles it before it begins, for seconds where it is larger.
 _MOST_TOOLS = 256
 _MAX_GRAMMAR = 1 << 20
@@ -232,9 +230,7 @@ class CompletionsEngine(Remote):
                 params = replace(params, max_tokens=await room_counted(prompt, api, self.capabilities, asker))
         now = time.monotonic()
         without = {name for name, until in self._withheld.items() if now < until}
-        # Where an output broke the guard asks for alternatives, at a temperature of its own.
-        dispensable = {"logprobs", "temperature"} if params.alternatives else set[str]()
-        dispensable |= set() if api.is_known else {_DISPENSABLE}
+        dispensable = {name for name, is_asked in self._dispensable(params) if is_asked}
         while True:
             begun = False
             try:
@@ -251,6 +247,12 @@ class CompletionsEngine(Remote):
                 without |= named
                 self._withheld.update(dict.fromkeys(named, now + _KNOWN_SECONDS))
 
+    def _dispensable(self, params: SamplingParams) -> Iterable[tuple[str, bool]]:
+        """What an answer can be had without, and whether it is asked for."""
+        yield "logprobs", bool(params.alternatives)
+        yield "temperature", bool(params.least_temperature)
+        yield "stream_options", not self.ways.api.is_known
+
     def _asked(
         self,
         prompt: Prompt,
@@ -259,15 +261,15 @@ class CompletionsEngine(Remote):
         *,
         without: Collection[str] = (),
     ) -> AsyncGenerator[Piece, None]:
-        """A request, without some fields."""
+        """A request, `without` what an answer can be had without."""
         by_id = self.capabilities.tokenizer is not None and not params.stop
         fields = {**(self.ways.api.ids_out if by_id else {}), **held}
         if "logprobs" in without:
             params = replace(params, alternatives=0)
         if "temperature" in without:
-            params = replace(params, temperature=None)
-        if _DISPENSABLE in without:
-            fields[_DISPENSABLE] = None
+            params = replace(params, least_temperature=0.0)
+        if "stream_options" in without:
+            fields["stream_options"] = None
         make = partial(self._body, prompt, params, fields, by_id=by_id)
         return self._answer("/completions", prompt, make, Output(params, by_id=by_id), guided=bool(held))
 
@@ -284,7 +286,7 @@ class CompletionsEngine(Remote):
             "model": self.capabilities.model,
             "prompt": counter.encode_prompt(prompt) if self._by_id and counter is not None else text,
             "max_tokens": params.max_tokens or room(prompt, text, api, self.capabilities, by_id=self._by_id),
-            "temperature": params.temperature,
+            "temperature": params.heat,
             "top_p": params.top_p,
             "seed": params.seed,
             "logprobs": params.offered,

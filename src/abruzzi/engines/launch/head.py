@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from abruzzi.engines.launch.arguments import is_secret
 
 # Options of srun, apptainer and their like, whose value is a list of variables with commas between them.
 _LISTS = ("--env", "--export")
+# In lists with semicolons between them, as Open MPI's -x has them.
+_FURTHER = re.compile(r"(?<=;)(\w+)=[^;]*")
 # Options of Hydra's, behind which stand a variable's name and its value.
 _PAIRS = frozenset(("-env", "-genv", "--genv"))
 
@@ -29,6 +32,7 @@ def variable(head: Sequence[str], name: str) -> str | None:
 def masked(head: Sequence[str]) -> list[str]:
     """The words with what is secret by its name made unreadable."""
     words = [before + ",".join(_masked(settings)) for before, settings in _read(head)]
+    words = [_FURTHER.sub(lambda found: f"{found[1]}=..." if is_secret(found[1]) else found[0], word) for word in words]
     return [
         "..." if option in _PAIRS and is_secret(name) else word
         for option, name, word in zip(("", "", *head), ("", *head), words, strict=False)

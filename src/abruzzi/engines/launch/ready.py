@@ -44,15 +44,12 @@ def wait_until_ready(
             )
         tick(elapsed, reason)
         status = _health(port)
-        if isinstance(status, str):
-            reason = f"GET /health: {status}"
-        else:
-            if descends and child.listens_at(port) is False:
-                raise EngineUnavailable(
-                    f"what answers on port {port} isn't {name}: another process took it while that was loading; launch"
-                    " it again"
-                )
-            reason = f"GET /health answers {status}"
+        reason = f"GET /health{': ' if isinstance(status, str) else ' answers '}{status}"
+        if descends and child.listens_at(port) is False:
+            raise EngineUnavailable(
+                f"what answers on port {port} isn't {name}: another process took it while that was loading; launch it"
+                " again"
+            )
         # A server without that path is asked for its models, and one that lets nobody in says so there.
         if status in (200, 404, 401, 403):
             try:

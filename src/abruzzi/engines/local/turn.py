@@ -132,7 +132,7 @@ class Turn:
         return reason
 
     def _request(self, count: int, options: Mapping[str, Any]) -> dict[str, Any]:
-        params, temperature = self.params, self.params.temperature or 0.0
+        params, temperature = self.params, self.params.heat or 0.0
         if temperature < _LEAST_TEMPERATURE:  # by which llama.cpp divides, in 32 bits
             temperature = 0.0
         request = {
@@ -207,7 +207,7 @@ class Turn:
         allowed = [one for one in allowed if one["id"] != self.tokenizer.eos]
         if not allowed:
             return None
-        temperature = self.params.temperature
+        temperature = self.params.heat
         if not temperature:
             return int(max(allowed, key=lambda one: one["logprob"])["id"])
         best = max(one["logprob"] for one in allowed)
