@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from abruzzi.cli import server_options
 from tests.conftest import CompletionsServer, events
 from tests.server.asking import CHAT, HELLO, ask, streamed
 
@@ -216,3 +217,25 @@ def test_the_engines_key_goes_to_the_engine_and_nowhere_else(completions: Comple
             assert set(sent) == {f"Bearer {key}"} and len(sent) > 1  # for its models, and for an answer
             sent.clear()
         engine.shutdown()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_garbage_is_collected_is_not_lost(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Garbage:
+        def __del__(self) -> None:
+            signal.raise_signal(number)  # what its handler raises here, Python drops
+
+    monkeypatch.setattr("gc.freeze", lambda: None)
+    before = signal.signal(number, signal.default_int_handler)
+    garbage = Garbage()
+    garbage.own = garbage  # type: ignore[attr-defined]
+    del garbage
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            server_options._settle_memory()
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
